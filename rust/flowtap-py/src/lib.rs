@@ -1,0 +1,1 @@
+//! Python bindings: convert, detach, map errors; decide nothing.
