@@ -1,0 +1,41 @@
+"""Fails if `unsafe` occurs in a Rust file that is not on the list of files that may contain it."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent / "rust"
+
+# File -> why safe code does not do.
+ALLOWED = {
+    "flowtap-io/src/export/sys.rs": "socket options and batched sends that no safe crate offers",
+    "flowtap-py/src/buffer.rs": "the buffer protocol hands a pointer to the interpreter",
+}
+
+# `unsafe_code` and friends are lint names, not code.
+UNSAFE = re.compile(r"\bunsafe\b(?!_)")
+
+
+def code_of(line: str) -> str:
+    """The line without a comment that follows."""
+    return line.split("//", 1)[0]
+
+
+def main() -> int:
+    """Compares the tree with the list, both ways."""
+    found = {
+        str(path.relative_to(ROOT))
+        for path in ROOT.rglob("*.rs")
+        if "target" not in path.parts
+        and any(UNSAFE.search(code_of(line)) for line in path.read_text().splitlines())
+    }
+    complaints = [f"{name}: contains unsafe code and is not allowed to" for name in found - ALLOWED.keys()]
+    complaints += [f"{name}: listed, but has no unsafe code" for name in ALLOWED.keys() - found]
+    print("\n".join(sorted(complaints)) or f"unsafe code in {len(found)} files, all of them listed")
+    return 1 if complaints else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
