@@ -1,1 +1,535 @@
-//! (being written)
+//! Table, fragments, encapsulation and accounts over frames: synchronous, embeddable, without a clock.
+
+use std::sync::Arc;
+
+use crate::batch::{CopyBatch, CopyRecord, NO_DESTINATION};
+use crate::counters::{CriterionCounters, DestinationCounters, Stats};
+use crate::decode::{IpPacket, Outer};
+use crate::encap::flowtap;
+use crate::fragments::{FragmentLimits, FragmentMemory, HeldFrame};
+use crate::frame::Frame;
+use crate::table::{FilterTable, Lifetime, Slot};
+
+/// What the engine writes into the batch for a copy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Framing {
+    /// Whole outer datagrams, cut into fragments where they are longer than `mtu_octets`: one record a fragment.
+    Datagram {
+        /// Longest outer IP packet.
+        mtu_octets: u32,
+    },
+    /// The tapped IP packets alone; whoever sends them lets the kernel write the outer headers.
+    Payload,
+    /// Nothing: copies are counted only.
+    Count,
+}
+
+/// How an engine works.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EngineOptions {
+    /// What goes into the batch.
+    pub framing: Framing,
+    /// Bounds of the memory of fragmented datagrams.
+    pub fragments: FragmentLimits,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        Self {
+            framing: Framing::Datagram { mtu_octets: 1500 },
+            fragments: FragmentLimits::default(),
+        }
+    }
+}
+
+/// Receives every matched frame once, unchanged.
+pub trait MatchSink {
+    /// Called when a frame's verdict is known; for an early fragment that is later than its arrival.
+    fn matched(&mut self, frame: &Frame<'_>);
+}
+
+impl MatchSink for () {
+    fn matched(&mut self, _frame: &Frame<'_>) {}
+}
+
+/// What became of a frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// No IP packet could be read.
+    Undecodable,
+    /// Traffic of the tap itself.
+    Own,
+    /// No criterion matches.
+    Missed,
+    /// At least one criterion matches.
+    Matched,
+    /// A fragment that waits for the first of its datagram.
+    Held,
+}
+
+/// The account and the age of one criterion.
+#[derive(Clone, Copy, Debug, Default)]
+struct CriterionState {
+    packets: u64,
+    octets: u64,
+    copies: u64,
+    last_match_ns: Option<u64>,
+    /// When the first frame came under its rule.
+    since_ns: Option<u64>,
+}
+
+impl CriterionState {
+    /// Whether a lifetime has run out.
+    fn has_ended(&self, lifetime: &Lifetime, now_ns: u64) -> bool {
+        let age_ns = |since: Option<u64>| since.map_or(0, |since| now_ns.saturating_sub(since));
+        lifetime
+            .total_ns
+            .is_some_and(|limit| age_ns(self.since_ns) >= limit)
+            || lifetime
+                .idle_ns
+                .is_some_and(|limit| age_ns(self.last_match_ns.or(self.since_ns)) >= limit)
+            || lifetime.packets.is_some_and(|limit| self.packets >= limit)
+            || lifetime.octets.is_some_and(|limit| self.octets >= limit)
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct DestinationState {
+    wanted: u64,
+    copied: u64,
+    refused: u64,
+    identification: u32,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Totals {
+    frames: u64,
+    octets: u64,
+    undecodable: u64,
+    own: u64,
+    matched: u64,
+    wanted: u64,
+    copied: u64,
+    refused: u64,
+}
+
+/// Matches frames and makes copies.
+#[derive(Debug)]
+pub struct Engine {
+    table: Arc<FilterTable>,
+    options: EngineOptions,
+    fragments: FragmentMemory,
+    totals: Totals,
+    criteria: Vec<CriterionState>,
+    destinations: Vec<DestinationState>,
+    /// Criteria of the present table whose lifetime has not begun: before the first frame after an install.
+    has_fresh: bool,
+    /// Scratch memory: slots of one packet, ids of one datagram, one outer datagram.
+    slots: Vec<u32>,
+    ids: Vec<u64>,
+    datagram: Vec<u8>,
+}
+
+impl Engine {
+    /// An engine with a first table.
+    pub fn new(table: Arc<FilterTable>, options: EngineOptions) -> Self {
+        Self {
+            criteria: vec![CriterionState::default(); table.slots().len()],
+            destinations: vec![DestinationState::default(); table.destinations().len()],
+            table,
+            options,
+            fragments: FragmentMemory::new(options.fragments),
+            totals: Totals::default(),
+            has_fresh: true,
+            slots: Vec::new(),
+            ids: Vec::new(),
+            datagram: Vec::new(),
+        }
+    }
+
+    /// The present table.
+    pub const fn table(&self) -> &Arc<FilterTable> {
+        &self.table
+    }
+
+    /// Goes over to another table. Accounts and ages follow the ids of criteria and the names of destinations; those
+    /// that left stay in the totals.
+    pub fn install(&mut self, table: Arc<FilterTable>) {
+        let criteria = table
+            .slots()
+            .iter()
+            .map(|slot| {
+                let old = self
+                    .table
+                    .slot_of(slot.id())
+                    .and_then(|slot| usize::try_from(slot).ok());
+                old.and_then(|old| self.criteria.get(old).copied())
+                    .unwrap_or_default()
+            })
+            .collect();
+        let old: hashbrown::HashMap<&str, DestinationState, foldhash::fast::RandomState> = self
+            .table
+            .destinations()
+            .iter()
+            .map(|destination| destination.id.as_str())
+            .zip(self.destinations.iter().copied())
+            .collect();
+        let destinations = table
+            .destinations()
+            .iter()
+            .map(|destination| {
+                old.get(destination.id.as_str())
+                    .copied()
+                    .unwrap_or_default()
+            })
+            .collect();
+        drop(old);
+        self.criteria = criteria;
+        self.destinations = destinations;
+        self.table = table;
+        self.has_fresh = true;
+    }
+
+    /// Takes one frame. Copies are appended to `batch`; `now_ns` drives lifetimes and the memory of fragments.
+    #[inline]
+    pub fn process(
+        &mut self,
+        frame: &Frame<'_>,
+        now_ns: u64,
+        batch: &mut CopyBatch,
+        sink: &mut impl MatchSink,
+    ) -> Verdict {
+        self.totals.frames += 1;
+        self.totals.octets += u64::try_from(frame.data.len()).unwrap_or(u64::MAX);
+        if self.has_fresh {
+            self.begin_lifetimes(now_ns);
+        }
+        let Some(outer) = Outer::of(frame) else {
+            self.totals.undecodable += 1;
+            return Verdict::Undecodable;
+        };
+        if !self.table.may_match(outer.source, outer.destination) {
+            return Verdict::Missed;
+        }
+        let packet = outer.packet();
+        match packet.fragment {
+            Some(fragment) if !fragment.is_atomic() => {
+                self.process_fragment(frame, &packet, now_ns, batch, sink)
+            }
+            _ => {
+                let mut slots = std::mem::take(&mut self.slots);
+                self.table.classify(&packet.key, &mut slots);
+                let verdict = self.deliver(frame, &packet, &slots, now_ns, batch, sink);
+                self.slots = slots;
+                verdict
+            }
+        }
+    }
+
+    fn begin_lifetimes(&mut self, now_ns: u64) {
+        self.has_fresh = false;
+        for state in &mut self.criteria {
+            state.since_ns.get_or_insert(now_ns);
+        }
+    }
+
+    fn process_fragment(
+        &mut self,
+        frame: &Frame<'_>,
+        packet: &IpPacket<'_>,
+        now_ns: u64,
+        batch: &mut CopyBatch,
+        sink: &mut impl MatchSink,
+    ) -> Verdict {
+        let Some(fragment) = packet.fragment else {
+            return Verdict::Missed;
+        };
+        let mut slots = std::mem::take(&mut self.slots);
+        let verdict = if fragment.offset_octets == 0 {
+            self.table.classify(&packet.key, &mut slots);
+            let verdict = self.deliver(frame, packet, &slots, now_ns, batch, sink);
+            let mut ids = std::mem::take(&mut self.ids);
+            ids.clear();
+            ids.extend(
+                slots
+                    .iter()
+                    .filter_map(|&slot| self.table.slot(slot))
+                    .map(Slot::id),
+            );
+            for held in self.fragments.first(packet, &fragment, &ids, now_ns) {
+                self.follow(&held, &ids, now_ns, batch, sink);
+            }
+            self.ids = ids;
+            verdict
+        } else if let Some(ids) = self.fragments.verdict(packet, &fragment, now_ns) {
+            slots.clear();
+            slots.extend(ids.iter().filter_map(|&id| self.table.slot_of(id)));
+            self.deliver(frame, packet, &slots, now_ns, batch, sink)
+        } else {
+            self.table
+                .classify_without_transport(&packet.key, &mut slots);
+            let waits = slots
+                .iter()
+                .filter_map(|&slot| self.table.slot(slot))
+                .any(|slot| slot.criteria().needs_first_fragment(&packet.key));
+            if waits {
+                self.fragments.hold(frame, packet, &fragment, now_ns);
+                Verdict::Held
+            } else {
+                self.deliver(frame, packet, &slots, now_ns, batch, sink)
+            }
+        };
+        self.slots = slots;
+        for held in self.fragments.forget(now_ns) {
+            self.decide_alone(&held, now_ns, batch, sink);
+        }
+        verdict
+    }
+
+    /// Gives a held fragment the verdict of its first.
+    fn follow(
+        &mut self,
+        held: &HeldFrame,
+        ids: &[u64],
+        now_ns: u64,
+        batch: &mut CopyBatch,
+        sink: &mut impl MatchSink,
+    ) {
+        let frame = held.frame();
+        let Some(packet) = Outer::of(&frame).map(|outer| outer.packet()) else {
+            return;
+        };
+        let slots: Vec<u32> = ids
+            .iter()
+            .filter_map(|&id| self.table.slot_of(id))
+            .collect();
+        self.deliver(&frame, &packet, &slots, now_ns, batch, sink);
+    }
+
+    /// Decides a held fragment whose first never came: what needs the first does not match.
+    fn decide_alone(
+        &mut self,
+        held: &HeldFrame,
+        now_ns: u64,
+        batch: &mut CopyBatch,
+        sink: &mut impl MatchSink,
+    ) {
+        let frame = held.frame();
+        let Some(packet) = Outer::of(&frame).map(|outer| outer.packet()) else {
+            return;
+        };
+        let mut slots = Vec::new();
+        self.table
+            .classify_without_transport(&packet.key, &mut slots);
+        slots.retain(|&slot| {
+            self.table
+                .slot(slot)
+                .is_some_and(|slot| !slot.criteria().needs_first_fragment(&packet.key))
+        });
+        self.deliver(&frame, &packet, &slots, now_ns, batch, sink);
+    }
+
+    /// Counts the matches of one frame and makes its copies.
+    fn deliver(
+        &mut self,
+        frame: &Frame<'_>,
+        packet: &IpPacket<'_>,
+        slots: &[u32],
+        now_ns: u64,
+        batch: &mut CopyBatch,
+        sink: &mut impl MatchSink,
+    ) -> Verdict {
+        if slots.is_empty() {
+            return Verdict::Missed;
+        }
+        let table = Arc::clone(&self.table);
+        if table.has_own()
+            && slots
+                .iter()
+                .any(|&slot| table.slot(slot).is_some_and(Slot::is_own))
+        {
+            self.totals.own += 1;
+            return Verdict::Own;
+        }
+        let mut matched = false;
+        for &number in slots {
+            let Some((slot, state)) = usize::try_from(number)
+                .ok()
+                .and_then(|number| table.slots().get(number).zip(self.criteria.get_mut(number)))
+            else {
+                continue;
+            };
+            if slot
+                .lifetime()
+                .is_some_and(|lifetime| state.has_ended(lifetime, now_ns))
+            {
+                continue;
+            }
+            matched = true;
+            state.packets += 1;
+            state.octets += u64::from(packet.total_length_octets);
+            state.last_match_ns = Some(state.last_match_ns.map_or(now_ns, |last| last.max(now_ns)));
+            self.totals.wanted += slot.wanted();
+            let record = CopyRecord {
+                start: 0,
+                end: 0,
+                header_octets: 0,
+                criteria_id: slot.id(),
+                destination: NO_DESTINATION,
+                timestamp_ns: frame.timestamp_ns,
+                original_length_octets: packet.total_length_octets,
+            };
+            if slot.destinations().is_empty() {
+                if self.options.framing != Framing::Count {
+                    batch.push(record, |bytes| bytes.extend_from_slice(packet.octets));
+                }
+                state.copies += 1;
+                self.totals.copied += 1;
+            }
+            for &index in slot.destinations() {
+                let Some((destination, account)) = usize::try_from(index).ok().and_then(|index| {
+                    table
+                        .destinations()
+                        .get(index)
+                        .zip(self.destinations.get_mut(index))
+                }) else {
+                    continue;
+                };
+                account.wanted += 1;
+                let record = CopyRecord {
+                    destination: index,
+                    ..record
+                };
+                let framing = self.options.framing;
+                let outer_octets = flowtap::header_octets(destination) + packet.octets.len();
+                let too_long = packet.octets.len() > flowtap::maximum_payload_octets(destination)
+                    || match framing {
+                        Framing::Datagram { mtu_octets } => {
+                            destination.refuse_oversize
+                                && u32::try_from(outer_octets)
+                                    .map_or(true, |octets| octets > mtu_octets)
+                        }
+                        Framing::Payload | Framing::Count => false,
+                    };
+                if too_long {
+                    account.refused += 1;
+                    self.totals.refused += 1;
+                    continue;
+                }
+                match framing {
+                    Framing::Count => {}
+                    Framing::Payload => {
+                        batch.push(record, |bytes| bytes.extend_from_slice(packet.octets));
+                    }
+                    Framing::Datagram { mtu_octets } => {
+                        account.identification = account.identification.wrapping_add(1);
+                        let identification = account.identification;
+                        let header_octets =
+                            u32::try_from(flowtap::header_octets(destination)).unwrap_or(0);
+                        let record = CopyRecord {
+                            header_octets,
+                            ..record
+                        };
+                        if u32::try_from(outer_octets).is_ok_and(|octets| octets <= mtu_octets) {
+                            batch.push(record, |bytes| {
+                                flowtap::outer(destination, packet.octets, identification, bytes);
+                            });
+                        } else {
+                            self.datagram.clear();
+                            flowtap::outer(
+                                destination,
+                                packet.octets,
+                                identification,
+                                &mut self.datagram,
+                            );
+                            let mut is_first = true;
+                            flowtap::fragment(
+                                &self.datagram,
+                                mtu_octets,
+                                identification,
+                                |headers, data| {
+                                    let ip_octets = u32::try_from(headers.len()).unwrap_or(0);
+                                    // The UDP header travels in the first fragment.
+                                    let header_octets =
+                                        if is_first { ip_octets + 8 } else { ip_octets };
+                                    is_first = false;
+                                    batch.push(
+                                        CopyRecord {
+                                            header_octets,
+                                            ..record
+                                        },
+                                        |bytes| {
+                                            bytes.extend_from_slice(headers);
+                                            bytes.extend_from_slice(data);
+                                        },
+                                    );
+                                },
+                            );
+                        }
+                    }
+                }
+                account.copied += 1;
+                state.copies += 1;
+                self.totals.copied += 1;
+            }
+        }
+        if matched {
+            self.totals.matched += 1;
+            sink.matched(frame);
+            Verdict::Matched
+        } else {
+            Verdict::Missed
+        }
+    }
+
+    /// Decides what still waits for a first fragment: at the end of the input.
+    pub fn flush(&mut self, now_ns: u64, batch: &mut CopyBatch, sink: &mut impl MatchSink) {
+        for held in self.fragments.drain() {
+            self.decide_alone(&held, now_ns, batch, sink);
+        }
+    }
+
+    /// The account.
+    pub fn stats(&self) -> Stats {
+        let Totals {
+            frames,
+            octets,
+            undecodable,
+            own,
+            matched,
+            wanted,
+            copied,
+            refused,
+        } = self.totals;
+        let criteria = self.table.slots().iter().zip(&self.criteria);
+        let destinations = self.table.destinations().iter().zip(&self.destinations);
+        Stats {
+            frames,
+            octets,
+            undecodable,
+            own,
+            matched,
+            wanted,
+            copied,
+            refused,
+            held: u64::try_from(self.fragments.held_frames()).unwrap_or(u64::MAX),
+            criteria: criteria
+                .map(|(slot, state)| CriterionCounters {
+                    id: slot.id(),
+                    packets: state.packets,
+                    octets: state.octets,
+                    copies: state.copies,
+                    last_match_ns: state.last_match_ns,
+                })
+                .collect(),
+            destinations: destinations
+                .map(|(destination, state)| DestinationCounters {
+                    id: destination.id.clone(),
+                    wanted: state.wanted,
+                    copied: state.copied,
+                    refused: state.refused,
+                })
+                .collect(),
+        }
+    }
+}

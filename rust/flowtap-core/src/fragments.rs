@@ -1,1 +1,248 @@
-//! (being written)
+//! Later fragments follow the first, also when they come before it, in bounded memory.
+//!
+//! The first fragment of a datagram leaves its verdict behind: the ids of the criteria that matched. A later fragment
+//! whose first has not been seen, and that some criterion cannot decide alone, is held until the first comes, until
+//! its time is up, or until room is needed.
+
+use std::collections::VecDeque;
+
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
+use crate::decode::{Fragment, IpPacket};
+use crate::frame::{Frame, LinkType};
+use crate::packet::Address;
+
+/// Bounds of the memory of fragmented datagrams.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FragmentLimits {
+    /// Datagrams remembered at once; the oldest is forgotten for a new one.
+    pub datagrams: usize,
+    /// Octets of early fragments held at once.
+    pub held_octets: usize,
+    /// How long a datagram is remembered (RFC 1122 §3.3.2 asks for 60 to 120 s; IPv4 identifications come round sooner).
+    pub timeout_ns: u64,
+}
+
+impl Default for FragmentLimits {
+    fn default() -> Self {
+        Self {
+            datagrams: 8192,
+            held_octets: 8 << 20,
+            timeout_ns: 30_000_000_000,
+        }
+    }
+}
+
+/// What fragments of one datagram have in common.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Datagram {
+    source: Address,
+    destination: Address,
+    identification: u32,
+    /// IPv4 only: in IPv6 the identification is one for all protocols, and later fragments may not tell theirs.
+    protocol: Option<u8>,
+}
+
+impl Datagram {
+    fn of(packet: &IpPacket<'_>, fragment: &Fragment) -> Self {
+        Self {
+            source: packet.key.source,
+            destination: packet.key.destination,
+            identification: fragment.identification,
+            protocol: match packet.key.source {
+                Address::V4(_) => fragment.protocol,
+                Address::V6(_) => None,
+            },
+        }
+    }
+}
+
+/// A frame that waits for the verdict on its datagram.
+#[derive(Clone, Debug)]
+pub struct HeldFrame {
+    data: Box<[u8]>,
+    link_type: LinkType,
+    timestamp_ns: u64,
+    original_length_octets: u32,
+    interface: u32,
+}
+
+impl HeldFrame {
+    fn new(frame: &Frame<'_>) -> Self {
+        Self {
+            data: frame.data.into(),
+            link_type: frame.link_type,
+            timestamp_ns: frame.timestamp_ns,
+            original_length_octets: frame.original_length_octets,
+            interface: frame.interface,
+        }
+    }
+
+    /// The frame as it came.
+    pub fn frame(&self) -> Frame<'_> {
+        Frame {
+            data: &self.data,
+            link_type: self.link_type,
+            timestamp_ns: self.timestamp_ns,
+            original_length_octets: self.original_length_octets,
+            interface: self.interface,
+        }
+    }
+}
+
+/// What is known of one datagram.
+#[derive(Debug)]
+struct Known {
+    /// Ids of the criteria that matched the first fragment; None while it has not been seen.
+    verdict: Option<Box<[u64]>>,
+    held: Vec<HeldFrame>,
+    since_ns: u64,
+    /// Tells this entry from an earlier one with the same key, in the order of arrival.
+    number: u64,
+}
+
+/// Held frames whose datagram was forgotten before its first fragment came.
+pub type Forgotten = Vec<HeldFrame>;
+
+/// The memory of fragmented datagrams.
+#[derive(Debug)]
+pub struct FragmentMemory {
+    limits: FragmentLimits,
+    known: HashMap<Datagram, Known, RandomState>,
+    order: VecDeque<(Datagram, u64)>,
+    held_octets: usize,
+    next_number: u64,
+}
+
+impl FragmentMemory {
+    /// An empty memory.
+    pub fn new(limits: FragmentLimits) -> Self {
+        Self {
+            limits,
+            known: HashMap::default(),
+            order: VecDeque::new(),
+            held_octets: 0,
+            next_number: 0,
+        }
+    }
+
+    /// How many frames are held.
+    pub fn held_frames(&self) -> usize {
+        self.known.values().map(|known| known.held.len()).sum()
+    }
+
+    /// The verdict on the datagram of a later fragment, None where its first has not been seen.
+    pub fn verdict(
+        &self,
+        packet: &IpPacket<'_>,
+        fragment: &Fragment,
+        now_ns: u64,
+    ) -> Option<&[u64]> {
+        let known = self.known.get(&Datagram::of(packet, fragment))?;
+        if now_ns.saturating_sub(known.since_ns) > self.limits.timeout_ns {
+            return None;
+        }
+        known.verdict.as_deref()
+    }
+
+    /// Remembers the verdict on a first fragment and returns the later ones that waited for it.
+    pub fn first(
+        &mut self,
+        packet: &IpPacket<'_>,
+        fragment: &Fragment,
+        ids: &[u64],
+        now_ns: u64,
+    ) -> Vec<HeldFrame> {
+        let datagram = Datagram::of(packet, fragment);
+        let waiting = self
+            .known
+            .remove(&datagram)
+            .map(|known| known.held)
+            .unwrap_or_default();
+        self.held_octets -= octets(&waiting);
+        self.remember(datagram, Some(ids.into()), Vec::new(), now_ns);
+        waiting
+    }
+
+    /// Holds a later fragment until its first comes.
+    pub fn hold(
+        &mut self,
+        frame: &Frame<'_>,
+        packet: &IpPacket<'_>,
+        fragment: &Fragment,
+        now_ns: u64,
+    ) {
+        let datagram = Datagram::of(packet, fragment);
+        self.held_octets += frame.data.len();
+        match self.known.get_mut(&datagram) {
+            Some(known) if known.verdict.is_none() => known.held.push(HeldFrame::new(frame)),
+            // A verdict that is too old to be followed: another datagram begins.
+            _ => self.remember(datagram, None, vec![HeldFrame::new(frame)], now_ns),
+        }
+    }
+
+    fn remember(
+        &mut self,
+        datagram: Datagram,
+        verdict: Option<Box<[u64]>>,
+        held: Vec<HeldFrame>,
+        now_ns: u64,
+    ) {
+        let number = self.next_number;
+        self.next_number += 1;
+        self.order.push_back((datagram, number));
+        self.known.insert(
+            datagram,
+            Known {
+                verdict,
+                held,
+                since_ns: now_ns,
+                number,
+            },
+        );
+    }
+
+    /// Forgets what is too old or too much, and returns the frames that waited in vain.
+    pub fn forget(&mut self, now_ns: u64) -> Forgotten {
+        let mut forgotten = Vec::new();
+        while let Some(&(datagram, number)) = self.order.front() {
+            let current = self
+                .known
+                .get(&datagram)
+                .filter(|known| known.number == number);
+            let keep = current.is_some_and(|known| {
+                now_ns.saturating_sub(known.since_ns) <= self.limits.timeout_ns
+                    && self.known.len() <= self.limits.datagrams
+                    && self.held_octets <= self.limits.held_octets
+            });
+            if keep {
+                break;
+            }
+            if current.is_some()
+                && let Some(known) = self.known.remove(&datagram)
+            {
+                self.held_octets -= octets(&known.held);
+                forgotten.extend(known.held);
+            }
+            self.order.pop_front();
+        }
+        forgotten
+    }
+
+    /// Forgets everything and returns the frames that still waited.
+    pub fn drain(&mut self) -> Forgotten {
+        let mut forgotten = Vec::new();
+        for (datagram, _) in std::mem::take(&mut self.order) {
+            if let Some(known) = self.known.remove(&datagram) {
+                forgotten.extend(known.held);
+            }
+        }
+        self.held_octets = 0;
+        forgotten
+    }
+}
+
+fn octets(frames: &[HeldFrame]) -> usize {
+    frames.iter().map(|frame| frame.data.len()).sum()
+}

@@ -1,1 +1,3 @@
-//! (being written)
+//! Export formats, one file each.
+
+pub mod flowtap;
