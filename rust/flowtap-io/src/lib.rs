@@ -2,4 +2,9 @@
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
+pub mod export;
 pub mod files;
+pub mod receive;
+pub mod replay;
+pub mod swap;
+pub mod tap;

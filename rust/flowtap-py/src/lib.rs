@@ -1,1 +1,44 @@
 //! Python bindings: convert, detach, map errors; decide nothing.
+//!
+//! Batches cross the boundary, never single packets on the hot path. Anything longer than a table
+//! look-up runs with the interpreter released, and no worker thread ever attaches to it.
+#![deny(unsafe_code)]
+
+mod buffer;
+mod criteria;
+mod engine;
+mod errors;
+mod explain;
+mod input;
+mod link_type;
+mod receiver;
+mod replay;
+mod stats;
+mod table;
+mod tap;
+
+use pyo3::prelude::*;
+
+/// The compiled part of flowtap; its names are re-exported by the package.
+#[pymodule]
+mod _flowtap {
+    #[pymodule_export]
+    use crate::{
+        buffer::{Copy, CopyBatch},
+        criteria::{ContentDestination, Criteria},
+        engine::{BpfProgram, Engine},
+        explain::{Explanation, explain},
+        link_type::LinkType,
+        receiver::Receiver,
+        replay::{Replay, ReplayReport},
+        stats::{CriterionStats, DestinationStats, Stats},
+        table::FilterTable,
+        tap::Tap,
+    };
+    use pyo3::prelude::*;
+
+    #[pymodule_init]
+    fn init(module: &Bound<'_, PyModule>) -> PyResult<()> {
+        module.add("__version__", env!("CARGO_PKG_VERSION"))
+    }
+}

@@ -107,9 +107,9 @@ pub(super) fn numbers(field: Field, text: &str, highest: u16) -> Result<NumberSe
         for (negate, element) in elements(text)? {
             let range = number_element(element, highest)?;
             if negate {
-                negated.push(range)
+                negated.push(range);
             } else {
-                plain.push(range)
+                plain.push(range);
             }
         }
         if plain.is_empty() {

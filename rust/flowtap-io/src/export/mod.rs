@@ -1,0 +1,262 @@
+//! Sends copies to their content destinations and accounts for every one.
+//!
+//! A destination's copies leave in order, from the source address and port that it was tasked with. Batches are built
+//! with payloads only (`Framing::Payload`): the kernel writes the outer headers, so that routing, IPsec policies and
+//! netfilter apply, and cuts runs of equal length from one call. What is lost on the way through the network is not
+//! known here; what this host could not or would not send is counted as dropped, with the reason.
+
+mod raw;
+mod sockets;
+mod sys;
+mod udp;
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flowtap_core::batch::CopyBatch;
+use flowtap_core::table::{Destination, FilterTable};
+
+use self::sockets::{Route, Sockets};
+use self::udp::{Outcome, Patience, Span};
+
+/// Destinations that are no longer in the table and still have a count of their own.
+const ENDED_MAX: usize = 4_096;
+/// The name under which still older ones are counted together.
+const ENDED_TOGETHER: &str = "(ended destinations)";
+
+const NOT_EXPORTABLE: &str = "not exportable: no delivery parameters";
+const UNDIRECTED: &str = "the criterion names no destination";
+const MIXED_FAMILIES: &str = "source and destination address are of different families";
+
+/// How an [`Exporter`] sends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportOptions {
+    /// Send buffer of each socket; the system's limit (`net.core.wmem_max`) applies without CAP_NET_ADMIN.
+    pub send_buffer_octets: usize,
+    /// How long one batch may wait for room on the way to one destination, in milliseconds. What then finds no room is
+    /// dropped, so that a slow destination never stops the capture.
+    pub wait_ms: u64,
+    /// Sockets kept open, one for each source address and port; the one that was idle longest is closed for a new one.
+    pub sockets_max: usize,
+    /// Whether the kernel may be asked to cut several datagrams from one call (`UDP_SEGMENT`).
+    pub segmentation: bool,
+}
+
+impl Default for ExportOptions {
+    fn default() -> Self {
+        Self {
+            send_buffer_octets: 4 << 20,
+            wait_ms: 20,
+            sockets_max: 64,
+            segmentation: true,
+        }
+    }
+}
+
+/// What became of the copies for one destination.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ExportCount {
+    /// The destination's name; empty for copies that had no destination.
+    pub id: String,
+    /// Copies that were handed to the network.
+    pub exported: u64,
+    /// Copies that were not.
+    pub dropped: u64,
+    /// The last thing that went wrong, in words without addresses.
+    pub last_error: Option<String>,
+}
+
+impl ExportCount {
+    fn new(id: &str) -> Self {
+        Self {
+            id: id.to_owned(),
+            ..Self::default()
+        }
+    }
+
+    fn lose(&mut self, count: usize, reason: &str) {
+        self.dropped = self
+            .dropped
+            .saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+        if self.last_error.as_deref() != Some(reason) {
+            self.last_error = Some(reason.to_owned());
+        }
+    }
+
+    fn add(&mut self, outcome: Outcome) {
+        self.exported = self.exported.saturating_add(outcome.exported);
+        self.dropped = self.dropped.saturating_add(outcome.dropped);
+        if outcome.error.is_some() {
+            self.last_error = outcome.error;
+        }
+    }
+}
+
+/// One destination of the table and its state.
+struct Target {
+    route: Route,
+    count: ExportCount,
+    /// The copies of the present batch.
+    spans: Vec<Span>,
+}
+
+/// Sends copies and counts them; each worker has its own.
+///
+/// Every record of a batch is counted once, as exported or as dropped.
+pub struct Exporter {
+    table: Arc<FilterTable>,
+    options: ExportOptions,
+    targets: Vec<Target>,
+    /// Counts of destinations that have left the table.
+    ended: BTreeMap<String, ExportCount>,
+    /// Copies for no destination.
+    undirected: ExportCount,
+    sockets: Sockets,
+    /// Destinations with copies in the present batch.
+    busy: Vec<usize>,
+}
+
+impl fmt::Debug for Exporter {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Exporter")
+            .field("options", &self.options)
+            .field("destinations", &self.targets.len())
+            .field("sockets", &self.sockets.open_count())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Exporter {
+    /// An exporter for the destinations of a table; sockets are opened when they are first needed.
+    pub fn new(table: Arc<FilterTable>, options: ExportOptions) -> Self {
+        let sockets = Sockets::new(&options);
+        let mut exporter = Self {
+            table: Arc::clone(&table),
+            options,
+            targets: Vec::new(),
+            ended: BTreeMap::new(),
+            undirected: ExportCount::default(),
+            sockets,
+            busy: Vec::new(),
+        };
+        exporter.install(table);
+        exporter
+    }
+
+    /// Goes over to another table: the counts of a destination stay with its name. Batches that follow must have been
+    /// built with this table.
+    pub fn install(&mut self, table: Arc<FilterTable>) {
+        for target in self.targets.drain(..) {
+            self.ended.insert(target.count.id.clone(), target.count);
+        }
+        let segmentation = self.options.segmentation;
+        for destination in table.destinations() {
+            let count = self
+                .ended
+                .remove(&destination.id)
+                .unwrap_or_else(|| ExportCount::new(&destination.id));
+            self.targets.push(Target {
+                route: Route::new(destination, segmentation),
+                count,
+                spans: Vec::new(),
+            });
+        }
+        self.table = table;
+        self.bound_ended();
+        // A port may have become free, a right may have been given.
+        self.sockets.forget_failures();
+    }
+
+    /// Counts the ended destinations beyond the bound together.
+    fn bound_ended(&mut self) {
+        while self.ended.len() > ENDED_MAX {
+            let name = self
+                .ended
+                .keys()
+                .find(|name| *name != ENDED_TOGETHER)
+                .cloned();
+            let Some(count) = name.and_then(|name| self.ended.remove(&name)) else {
+                return;
+            };
+            let together = self
+                .ended
+                .entry(ENDED_TOGETHER.to_owned())
+                .or_insert_with(|| ExportCount::new(ENDED_TOGETHER));
+            together.exported = together.exported.saturating_add(count.exported);
+            together.dropped = together.dropped.saturating_add(count.dropped);
+        }
+    }
+
+    /// Sends all copies of a batch, in order for each destination.
+    pub fn send(&mut self, batch: &CopyBatch) {
+        for record in batch.records() {
+            let index = usize::try_from(record.destination).unwrap_or(usize::MAX);
+            match self.targets.get_mut(index) {
+                Some(target) => {
+                    if target.spans.is_empty() {
+                        self.busy.push(index);
+                    }
+                    target.spans.push(Span {
+                        start: record.start,
+                        end: record.end,
+                    });
+                }
+                None => self.undirected.lose(1, UNDIRECTED),
+            }
+        }
+        let patience = Duration::from_millis(self.options.wait_ms);
+        for index in self.busy.drain(..) {
+            if let Some((target, destination)) = self
+                .targets
+                .get_mut(index)
+                .zip(self.table.destinations().get(index))
+            {
+                target.send(destination, &mut self.sockets, batch.bytes(), patience);
+            }
+        }
+    }
+
+    /// The counts of every destination: those of the table in its order, then those that have left it, then, under an
+    /// empty name, copies that had no destination, if there were any.
+    pub fn counters(&self) -> Vec<ExportCount> {
+        let present = self.targets.iter().map(|target| &target.count);
+        let undirected = Some(&self.undirected).filter(|count| count.dropped > 0);
+        present
+            .chain(self.ended.values())
+            .chain(undirected)
+            .cloned()
+            .collect()
+    }
+}
+
+impl Target {
+    fn send(
+        &mut self,
+        destination: &Destination,
+        sockets: &mut Sockets,
+        bytes: &[u8],
+        patience: Duration,
+    ) {
+        if !destination.export {
+            self.count.lose(self.spans.len(), NOT_EXPORTABLE);
+        } else if destination.address.is_ipv4() != destination.source_address.is_ipv4() {
+            self.count.lose(self.spans.len(), MIXED_FAMILIES);
+        } else {
+            let mut outcome = Outcome::default();
+            let mut patience = Patience::new(patience);
+            sockets.send(
+                destination,
+                &mut self.route,
+                bytes,
+                &self.spans,
+                &mut patience,
+                &mut outcome,
+            );
+            self.count.add(outcome);
+        }
+        self.spans.clear();
+    }
+}

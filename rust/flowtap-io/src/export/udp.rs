@@ -1,0 +1,467 @@
+//! Sending through UDP sockets: the kernel writes the outer headers and fragments.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use libc::c_int;
+use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
+
+use super::sys::{self, MESSAGES, Message};
+
+/// The most datagrams that the kernel cuts from one message (its `UDP_MAX_SEGMENTS` of old).
+const SEGMENTS: usize = 64;
+/// The largest UDP payload over IPv4, which bounds a message before it is cut.
+pub(super) const PAYLOAD_OCTETS: usize = 65_507;
+/// How long to wait where waiting for the socket does not help, because it is the device's queue that is full.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// Where one copy lies in the batch.
+#[derive(Clone, Copy)]
+pub(super) struct Span {
+    pub(super) start: usize,
+    pub(super) end: usize,
+}
+
+impl Span {
+    pub(super) fn length(self) -> usize {
+        self.end.saturating_sub(self.start)
+    }
+}
+
+/// What became of the copies handed to a channel.
+#[derive(Default)]
+pub(super) struct Outcome {
+    pub(super) exported: u64,
+    pub(super) dropped: u64,
+    /// The last thing that went wrong.
+    pub(super) error: Option<String>,
+}
+
+impl Outcome {
+    pub(super) fn lose(&mut self, count: usize, error: String) {
+        self.dropped = self
+            .dropped
+            .saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+        self.error = Some(error);
+    }
+
+    pub(super) fn win(&mut self, count: usize) {
+        self.exported = self
+            .exported
+            .saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+    }
+}
+
+/// Why there is no socket.
+pub(super) enum Refusal {
+    /// Address and port belong to another program.
+    InUse,
+    /// Anything else, in words.
+    Failed(String),
+}
+
+/// A UDP socket with a tasked source address and port.
+pub(super) struct Udp {
+    socket: Socket,
+    pub(super) transparent: bool,
+    ttl: Option<u8>,
+}
+
+/// What a socket is to be like.
+#[derive(Clone, Copy)]
+pub(super) struct Wish {
+    pub(super) source: SocketAddr,
+    /// Larger datagrams than the path takes are errors instead of fragments.
+    pub(super) refuse_oversize: bool,
+    /// The source address need not be one of this host's.
+    pub(super) transparent: bool,
+    pub(super) send_buffer_octets: usize,
+}
+
+/// Settings that sockets of both kinds share.
+pub(super) fn prepare(socket: &Socket, v6: bool, send_buffer_octets: usize) -> io::Result<()> {
+    // Beyond the system's limit where we have the right, up to it otherwise.
+    let octets = c_int::try_from(send_buffer_octets).unwrap_or(c_int::MAX);
+    if sys::set_option(
+        socket.as_fd(),
+        libc::SOL_SOCKET,
+        libc::SO_SNDBUFFORCE,
+        octets,
+    )
+    .is_err()
+    {
+        socket.set_send_buffer_size(send_buffer_octets)?;
+    }
+    // Without it the kernel hides that the queue of the device was full, and the copies would count as exported.
+    let (level, name) = if v6 {
+        (libc::IPPROTO_IPV6, libc::IPV6_RECVERR)
+    } else {
+        (libc::IPPROTO_IP, libc::IP_RECVERR)
+    };
+    sys::set_option(socket.as_fd(), level, name, 1)
+}
+
+fn configure(wish: &Wish) -> io::Result<Socket> {
+    let v6 = wish.source.is_ipv6();
+    let socket = Socket::new(
+        Domain::for_address(wish.source),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    // Several workers may send from one address and port. Not SO_REUSEPORT, which would divide what arrives.
+    socket.set_reuse_address(true)?;
+    // Nobody reads here: whatever arrives is dropped at once.
+    socket.attach_filter(&[SockFilter::new(0x06, 0, 0, 0)])?;
+    prepare(&socket, v6, wish.send_buffer_octets)?;
+    // DF clear and fragments, or DF set so that the kernel knows the path and refuses.
+    let (level, name) = if v6 {
+        (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
+    } else {
+        (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER)
+    };
+    let discovery = if wish.refuse_oversize {
+        libc::IP_PMTUDISC_DO
+    } else {
+        libc::IP_PMTUDISC_DONT
+    };
+    sys::set_option(socket.as_fd(), level, name, discovery)?;
+    if v6 {
+        socket.set_only_v6(true)?;
+    } else {
+        socket.set_tos_v4(0)?;
+    }
+    Ok(socket)
+}
+
+fn failed(what: &str) -> impl FnOnce(io::Error) -> Refusal {
+    move |error| Refusal::Failed(format!("{what}: {error}"))
+}
+
+/// Lets the socket use any source address.
+fn make_transparent(socket: &Socket, v6: bool) -> Result<(), Refusal> {
+    let result = if v6 {
+        socket.set_ip_transparent_v6(true)
+    } else {
+        socket.set_ip_transparent_v4(true)
+    };
+    result.map_err(|error| {
+        Refusal::Failed(if error.kind() == io::ErrorKind::PermissionDenied {
+            "the source address is not one of this host's, and using it needs the right CAP_NET_RAW"
+                .to_owned()
+        } else {
+            format!("the source address is not one of this host's, and cannot be used: {error}")
+        })
+    })
+}
+
+impl Udp {
+    /// Opens and binds a socket, transparent where the address is not ours.
+    pub(super) fn open(wish: &Wish) -> Result<Self, Refusal> {
+        let socket = configure(wish).map_err(failed("no UDP socket"))?;
+        let v6 = wish.source.is_ipv6();
+        let address = SockAddr::from(wish.source);
+        let mut transparent = wish.transparent;
+        if transparent {
+            make_transparent(&socket, v6)?;
+        }
+        let mut bound = socket.bind(&address);
+        if matches!(&bound, Err(error) if error.kind() == io::ErrorKind::AddrNotAvailable)
+            && !transparent
+        {
+            make_transparent(&socket, v6)?;
+            transparent = true;
+            bound = socket.bind(&address);
+        }
+        match bound {
+            Ok(()) => Ok(Self {
+                socket,
+                transparent,
+                ttl: None,
+            }),
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse => Err(Refusal::InUse),
+            Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Err(Refusal::Failed(
+                "the source port is below 1024, and using it needs the right CAP_NET_BIND_SERVICE"
+                    .to_owned(),
+            )),
+            Err(error) => Err(failed("the source address and port cannot be used")(error)),
+        }
+    }
+
+    /// Sets the time to live of what is sent from now on.
+    pub(super) fn set_ttl(&mut self, ttl: u8, v6: bool) -> io::Result<()> {
+        if self.ttl == Some(ttl) {
+            return Ok(());
+        }
+        let hops = u32::from(ttl);
+        if v6 {
+            self.socket.set_unicast_hops_v6(hops)?;
+            self.socket.set_multicast_hops_v6(hops)?;
+        } else {
+            self.socket.set_ttl_v4(hops)?;
+            self.socket.set_multicast_ttl_v4(hops)?;
+        }
+        self.ttl = Some(ttl);
+        Ok(())
+    }
+}
+
+/// What a failed call means for its first message.
+pub(super) enum Verdict {
+    /// The same once more.
+    Again,
+    /// The kernel will not cut it apart.
+    Split,
+    /// It is lost.
+    Lost,
+}
+
+/// How patient we are with one destination in one batch, and what has been tried for the present message.
+pub(super) struct Patience {
+    left: Duration,
+    whole: Duration,
+    repeated: bool,
+}
+
+impl Patience {
+    pub(super) fn new(whole: Duration) -> Self {
+        Self {
+            left: whole,
+            whole,
+            repeated: false,
+        }
+    }
+
+    /// The next message has its own errors.
+    pub(super) fn next(&mut self) {
+        self.repeated = false;
+    }
+
+    /// Waits for room; false if there was no time left for that.
+    fn wait(&mut self, socket: &Socket, device: bool) -> bool {
+        if self.left.is_zero() {
+            return false;
+        }
+        let start = Instant::now();
+        let writable = !device && sys::wait_writable(socket.as_fd(), self.left).unwrap_or(false);
+        if !writable {
+            thread::sleep(PAUSE.min(self.left));
+        }
+        self.left = self.left.saturating_sub(start.elapsed());
+        true
+    }
+
+    /// Judges an error; `segmented` if several datagrams stood in one message.
+    pub(super) fn judge(&mut self, socket: &Socket, error: &io::Error, segmented: bool) -> Verdict {
+        match error.raw_os_error() {
+            Some(libc::EINTR) => Verdict::Again,
+            Some(code @ (libc::EAGAIN | libc::ENOBUFS)) => {
+                if self.wait(socket, code == libc::ENOBUFS) {
+                    Verdict::Again
+                } else {
+                    Verdict::Lost
+                }
+            }
+            // Longer than the path takes; IPsec on the way; a device or kernel that cannot.
+            Some(
+                libc::EINVAL | libc::EMSGSIZE | libc::EIO | libc::EOPNOTSUPP | libc::ENOPROTOOPT,
+            ) if segmented => Verdict::Split,
+            // The answer to an earlier datagram is reported by the next call, whatever that sends: only an error that
+            // comes again is about this one.
+            _ if !self.repeated => {
+                self.repeated = true;
+                Verdict::Again
+            }
+            _ => Verdict::Lost,
+        }
+    }
+
+    /// The error in words, without addresses.
+    pub(super) fn describe(&self, error: &io::Error) -> String {
+        match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::ENOBUFS) => {
+                format!("no room to send for {} ms: {error}", self.whole.as_millis())
+            }
+            Some(libc::EPERM) => format!("a firewall rule or IPsec policy forbids it: {error}"),
+            Some(libc::EMSGSIZE) => {
+                format!("a copy is longer than the path or UDP allows: {error}")
+            }
+            Some(libc::ECONNREFUSED) => format!("nobody listens at the destination: {error}"),
+            _ => error.to_string(),
+        }
+    }
+}
+
+/// A message that is to be: its pieces, and how many copies it is.
+struct Planned {
+    first: usize,
+    pieces: usize,
+    copies: usize,
+    segment_octets: u16,
+}
+
+/// How many copies from the front go into one message: equal lengths, of which the last may be shorter.
+fn run(spans: &[Span], limit: usize) -> usize {
+    let length = spans.first().map_or(0, |span| span.length());
+    if length == 0 || length > limit {
+        return spans.len().min(1);
+    }
+    let mut total = 0_usize;
+    let mut count = 0;
+    for span in spans.iter().take(SEGMENTS) {
+        total = total.saturating_add(span.length());
+        if span.length() > length || span.length() == 0 || total > PAYLOAD_OCTETS {
+            break;
+        }
+        count += 1;
+        if span.length() < length {
+            break;
+        }
+    }
+    count.max(1)
+}
+
+/// Plans the next messages over `spans`; pieces that lie side by side in the batch become one.
+fn plan<'a>(
+    bytes: &'a [u8],
+    spans: &[Span],
+    limit: usize,
+    slices: &mut Vec<IoSlice<'a>>,
+    planned: &mut Vec<Planned>,
+) {
+    slices.clear();
+    planned.clear();
+    let mut rest = spans;
+    while planned.len() < MESSAGES && !rest.is_empty() {
+        let (message, after) = rest.split_at(run(rest, limit).min(rest.len()));
+        rest = after;
+        let first = slices.len();
+        let mut open: Option<Span> = None;
+        for &span in message {
+            open = match open {
+                Some(before) if before.end == span.start => Some(Span {
+                    start: before.start,
+                    end: span.end,
+                }),
+                Some(before) => {
+                    slices.push(IoSlice::new(
+                        bytes.get(before.start..before.end).unwrap_or_default(),
+                    ));
+                    Some(span)
+                }
+                None => Some(span),
+            };
+        }
+        if let Some(last) = open {
+            slices.push(IoSlice::new(
+                bytes.get(last.start..last.end).unwrap_or_default(),
+            ));
+        }
+        let length = message.first().map_or(0, |span| span.length());
+        let segment_octets = if message.len() > 1 {
+            u16::try_from(length).unwrap_or(0)
+        } else {
+            0
+        };
+        planned.push(Planned {
+            first,
+            pieces: slices.len().saturating_sub(first),
+            copies: message.len(),
+            segment_octets,
+        });
+    }
+}
+
+/// How a call to [`Udp::send`] ended.
+pub(super) enum End {
+    /// Every copy has been counted.
+    All,
+    /// The socket's source address is no longer one of this host's: copies from this one on are not counted yet.
+    SourceGone(usize),
+}
+
+impl Udp {
+    /// Sends copies in order and counts each in `outcome`. `segment_limit` is the longest datagram that the kernel is
+    /// asked to cut, and is lowered when it refuses.
+    pub(super) fn send(
+        &self,
+        destination: &SockAddr,
+        bytes: &[u8],
+        spans: &[Span],
+        segment_limit: &mut usize,
+        patience: &mut Patience,
+        outcome: &mut Outcome,
+    ) -> End {
+        let mut slices = Vec::new();
+        let mut planned = Vec::with_capacity(MESSAGES);
+        let mut counted = 0;
+        'planning: while let Some(rest) = spans.get(counted..).filter(|rest| !rest.is_empty()) {
+            plan(bytes, rest, *segment_limit, &mut slices, &mut planned);
+            let messages: Vec<Message<'_>> = planned
+                .iter()
+                .map(|plan| Message {
+                    payload: slices
+                        .get(plan.first..plan.first.saturating_add(plan.pieces))
+                        .unwrap_or_default(),
+                    segment_octets: plan.segment_octets,
+                })
+                .collect();
+            let mut sent = 0;
+            while let Some((plan, rest)) = planned.get(sent).zip(messages.get(sent..)) {
+                let error = match sys::send_many(self.socket.as_fd(), destination, rest) {
+                    Ok(count) if count > 0 => {
+                        let done = planned
+                            .iter()
+                            .skip(sent)
+                            .take(count)
+                            .map(|plan| plan.copies)
+                            .sum();
+                        outcome.win(done);
+                        counted = counted.saturating_add(done);
+                        sent = sent.saturating_add(count);
+                        patience.next();
+                        continue;
+                    }
+                    Ok(_) => io::ErrorKind::WriteZero.into(),
+                    Err(error) => error,
+                };
+                match patience.judge(&self.socket, &error, plan.segment_octets != 0) {
+                    Verdict::Again => {
+                        if !matches!(
+                            error.raw_os_error(),
+                            Some(libc::EINTR | libc::EAGAIN | libc::ENOBUFS)
+                        ) {
+                            outcome.error = Some(patience.describe(&error));
+                        }
+                    }
+                    Verdict::Split => {
+                        let by_length =
+                            matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EMSGSIZE));
+                        *segment_limit = if by_length {
+                            usize::from(plan.segment_octets).saturating_sub(1)
+                        } else {
+                            0
+                        };
+                        continue 'planning;
+                    }
+                    Verdict::Lost => {
+                        let gone = matches!(
+                            error.raw_os_error(),
+                            Some(libc::EINVAL | libc::EADDRNOTAVAIL)
+                        );
+                        if gone && !self.transparent {
+                            return End::SourceGone(counted);
+                        }
+                        outcome.lose(plan.copies, patience.describe(&error));
+                        counted = counted.saturating_add(plan.copies);
+                        sent = sent.saturating_add(1);
+                        patience.next();
+                    }
+                }
+            }
+        }
+        End::All
+    }
+}

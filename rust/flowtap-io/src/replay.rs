@@ -1,0 +1,300 @@
+//! One pass over capture files: match, count, write matched frames, send copies.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use flowtap_core::batch::CopyBatch;
+use flowtap_core::bpf::Program;
+use flowtap_core::counters::Stats;
+use flowtap_core::engine::{Engine, EngineOptions, Framing, MatchSink};
+use flowtap_core::frame::Frame;
+use flowtap_core::table::FilterTable;
+
+use crate::export::{ExportCount, ExportOptions, Exporter};
+use crate::files::{CaptureError, CaptureReader, CaptureWriter, Format, WriterOptions};
+
+/// Frames between two looks at the outside: progress, cancellation.
+const FRAMES_PER_LOOK: u32 = 4096;
+/// Copies that are sent together.
+const BATCH_RECORDS: usize = 1024;
+/// Octets of copies that are sent together.
+const BATCH_OCTETS: usize = 1 << 20;
+
+/// What a pass does.
+#[derive(Clone, Debug, Default)]
+pub struct ReplayOptions {
+    /// Captures in their order; `-` is standard input.
+    pub files: Vec<String>,
+    /// Where matched frames go; `-` is standard output. The name's ending decides the format.
+    pub write: Option<String>,
+    /// Comment for a pcapng file.
+    pub write_comment: Option<String>,
+    /// Send the copies.
+    pub export: bool,
+    /// A further frame filter in front of everything.
+    pub program: Option<Arc<Program>>,
+}
+
+/// What others may see of a running pass, and how they end it.
+#[derive(Debug, Default)]
+pub struct ReplayControl {
+    cancelled: AtomicBool,
+    frames: AtomicU64,
+    read_octets: AtomicU64,
+}
+
+impl ReplayControl {
+    /// Ends the pass soon; what was read by then is accounted and written.
+    pub fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    /// Frames read so far.
+    pub fn frames(&self) -> u64 {
+        self.frames.load(Ordering::Relaxed)
+    }
+
+    /// Octets read so far, decompressed.
+    pub fn read_octets(&self) -> u64 {
+        self.read_octets.load(Ordering::Relaxed)
+    }
+}
+
+/// What a pass did.
+#[derive(Debug)]
+pub struct ReplayReport {
+    /// The engine's account.
+    pub stats: Stats,
+    /// What became of the copies; None where none were to be sent.
+    pub exported: Option<Vec<ExportCount>>,
+    /// From the first octet read to the last octet written.
+    pub elapsed: Duration,
+    /// Frames that the frame filter kept away.
+    pub filtered_out: u64,
+    /// Frames written.
+    pub written: u64,
+    /// What ended the pass early.
+    pub error: Option<CaptureError>,
+    /// Whether [`ReplayControl::cancel`] ended it.
+    pub interrupted: bool,
+}
+
+/// Writes matched frames; the first failure ends it.
+struct Output {
+    writer: Option<CaptureWriter>,
+    /// Interfaces of the files before this one, so that every interface has a number of its own.
+    first_interface: u32,
+    written: u64,
+    error: Option<CaptureError>,
+}
+
+impl MatchSink for Output {
+    fn matched(&mut self, frame: &Frame<'_>) {
+        let Some(writer) = self.writer.as_mut().filter(|_| self.error.is_none()) else {
+            return;
+        };
+        let interface = self.first_interface.saturating_add(frame.interface);
+        match writer.write_frame(&Frame {
+            interface,
+            ..*frame
+        }) {
+            Ok(()) => self.written += 1,
+            Err(error) => self.error = Some(error),
+        }
+    }
+}
+
+struct Pass<'a> {
+    engine: Engine,
+    exporter: Option<Exporter>,
+    batch: CopyBatch,
+    output: Output,
+    program: Option<&'a Program>,
+    filtered_out: u64,
+    frames: u64,
+    last_ns: u64,
+    control: &'a ReplayControl,
+}
+
+impl Pass<'_> {
+    /// Sends what the batch holds.
+    fn send(&mut self) {
+        if let Some(exporter) = &mut self.exporter {
+            exporter.send(&self.batch);
+        }
+        self.batch.clear();
+    }
+
+    /// Reads one file to its end; true if the pass was cancelled.
+    fn file(&mut self, path: &str, read_before: &mut u64) -> Result<bool, CaptureError> {
+        let mut reader = CaptureReader::open(path)?;
+        let mut named = 0;
+        let result = loop {
+            match self.frames(&mut reader, &mut named) {
+                Ok(true) => {}
+                Ok(false) => break Ok(false),
+                Err(error) => break Err(error),
+            }
+            self.control.frames.store(self.frames, Ordering::Relaxed);
+            let read = read_before.saturating_add(reader.offset_octets());
+            self.control.read_octets.store(read, Ordering::Relaxed);
+            if self.control.cancelled.load(Ordering::Relaxed) {
+                break Ok(true);
+            }
+        };
+        self.control.frames.store(self.frames, Ordering::Relaxed);
+        *read_before = read_before.saturating_add(reader.offset_octets());
+        self.control
+            .read_octets
+            .store(*read_before, Ordering::Relaxed);
+        let interfaces = u32::try_from(reader.interfaces().len()).unwrap_or(u32::MAX);
+        self.output.first_interface = self
+            .output
+            .first_interface
+            .saturating_add(interfaces.max(1));
+        result
+    }
+
+    /// Reads some frames; false at the end of the file.
+    fn frames(
+        &mut self,
+        reader: &mut CaptureReader,
+        named: &mut usize,
+    ) -> Result<bool, CaptureError> {
+        for _ in 0..FRAMES_PER_LOOK {
+            if self.output.writer.is_some() && reader.interfaces().len() > *named {
+                self.name_interfaces(reader, named)?;
+            }
+            let Some(frame) = reader.next_frame()? else {
+                return Ok(false);
+            };
+            self.frames += 1;
+            if self
+                .program
+                .is_some_and(|program| program.run(frame.data, frame.original_length_octets) == 0)
+            {
+                self.filtered_out += 1;
+                continue;
+            }
+            self.last_ns = frame.timestamp_ns;
+            self.engine.process(
+                &frame,
+                frame.timestamp_ns,
+                &mut self.batch,
+                &mut self.output,
+            );
+            if self.batch.len() >= BATCH_RECORDS || self.batch.bytes().len() >= BATCH_OCTETS {
+                self.send();
+            }
+            if self.output.error.is_some() {
+                break;
+            }
+        }
+        self.output.error.take().map_or(Ok(true), Err)
+    }
+
+    /// Gives the output the names that the input has for its interfaces.
+    fn name_interfaces(
+        &mut self,
+        reader: &CaptureReader,
+        named: &mut usize,
+    ) -> Result<(), CaptureError> {
+        let Some(writer) = &mut self.output.writer else {
+            return Ok(());
+        };
+        for (number, interface) in (0_u32..).zip(reader.interfaces()).skip(*named) {
+            if let Some(name) = &interface.name {
+                writer.name_interface(self.output.first_interface.saturating_add(number), name)?;
+            }
+        }
+        *named = reader.interfaces().len();
+        Ok(())
+    }
+}
+
+/// Makes one pass over the files.
+///
+/// A damaged capture, or an output that takes no more, ends the pass; everything before it is accounted, written and
+/// sent, and the report says where it ended.
+///
+/// # Errors
+/// Only when the output cannot be created.
+pub fn replay(
+    table: Arc<FilterTable>,
+    options: &ReplayOptions,
+    control: &ReplayControl,
+) -> Result<ReplayReport, CaptureError> {
+    let began = Instant::now();
+    let writer = options
+        .write
+        .as_deref()
+        .map(|path| {
+            let path = Path::new(path);
+            let writer_options = WriterOptions {
+                comment: options.write_comment.clone(),
+                ..WriterOptions::default()
+            };
+            CaptureWriter::create(path, Format::from_path(path), writer_options)
+        })
+        .transpose()?;
+    let framing = if options.export {
+        Framing::Payload
+    } else {
+        Framing::Count
+    };
+    let engine_options = EngineOptions {
+        framing,
+        ..EngineOptions::default()
+    };
+    let mut pass = Pass {
+        exporter: options
+            .export
+            .then(|| Exporter::new(Arc::clone(&table), ExportOptions::default())),
+        engine: Engine::new(table, engine_options),
+        batch: CopyBatch::with_capacity(if options.export { BATCH_OCTETS } else { 0 }),
+        output: Output {
+            writer,
+            first_interface: 0,
+            written: 0,
+            error: None,
+        },
+        program: options.program.as_deref(),
+        filtered_out: 0,
+        frames: 0,
+        last_ns: 0,
+        control,
+    };
+    let mut error = None;
+    let mut interrupted = false;
+    let mut read_octets = 0;
+    for path in &options.files {
+        match pass.file(path, &mut read_octets) {
+            Ok(cancelled) => interrupted = cancelled,
+            Err(failure) => error = Some(failure),
+        }
+        if interrupted || error.is_some() {
+            break;
+        }
+    }
+    let last_ns = pass.last_ns;
+    pass.engine
+        .flush(last_ns, &mut pass.batch, &mut pass.output);
+    pass.send();
+    error = error.or(pass.output.error.take());
+    if let Some(writer) = &mut pass.output.writer
+        && let Err(failure) = writer.finish()
+    {
+        error = error.or(Some(failure));
+    }
+    Ok(ReplayReport {
+        stats: pass.engine.stats(),
+        exported: pass.exporter.map(|exporter| exporter.counters()),
+        elapsed: began.elapsed(),
+        filtered_out: pass.filtered_out,
+        written: pass.output.written,
+        error,
+        interrupted,
+    })
+}

@@ -1,0 +1,301 @@
+//! Filters and content destinations.
+
+use std::net::IpAddr;
+
+use flowtap_core::criteria::{Criteria as CoreCriteria, CriteriaText};
+use flowtap_core::table::Lifetime;
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::PyTuple;
+
+use crate::errors;
+
+const NANOSECONDS_PER_SECOND: f64 = 1e9;
+
+/// A list of numbers as DTCP writes it, or one number.
+#[derive(FromPyObject)]
+pub(crate) enum NumberOrText {
+    #[pyo3(transparent)]
+    Number(i64),
+    #[pyo3(transparent)]
+    Text(String),
+}
+
+impl NumberOrText {
+    fn into_text(self) -> String {
+        match self {
+            Self::Number(number) => number.to_string(),
+            Self::Text(text) => text,
+        }
+    }
+}
+
+/// The fields of a filter as they were given.
+struct GivenText {
+    source: Option<String>,
+    destination: Option<String>,
+    protocol: Option<String>,
+    source_port: Option<String>,
+    destination_port: Option<String>,
+    icmp_type: Option<String>,
+    icmp_code: Option<String>,
+}
+
+/// One packet filter.
+#[pyclass(frozen, module = "flowtap")]
+pub(crate) struct Criteria {
+    #[pyo3(get)]
+    id: u64,
+    given: GivenText,
+    deliver_to: Vec<String>,
+    pub(crate) filter: CoreCriteria,
+    pub(crate) lifetime: Lifetime,
+    pub(crate) own: bool,
+}
+
+impl Criteria {
+    pub(crate) fn number(&self) -> u64 {
+        self.id
+    }
+
+    pub(crate) fn destination_ids(&self) -> &[String] {
+        &self.deliver_to
+    }
+}
+
+/// Seconds to nanoseconds; negative, not finite or too large is an error that names the field.
+fn nanoseconds(field: &'static str, seconds: Option<f64>) -> PyResult<Option<u64>> {
+    let Some(seconds) = seconds else {
+        return Ok(None);
+    };
+    let nanoseconds = seconds * NANOSECONDS_PER_SECOND;
+    // 2^63 ns are 292 years: more is a mistake.
+    if !(0.0..9.2e18).contains(&nanoseconds) {
+        return Err(errors::criteria(
+            field,
+            &seconds.to_string(),
+            &format!("{field}: {seconds} is not a number of seconds from 0 to 9.2e9"),
+            false,
+        ));
+    }
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "the range was checked in the line above"
+    )]
+    let whole = nanoseconds as u64;
+    Ok(Some(whole))
+}
+
+#[pymethods]
+impl Criteria {
+    #[new]
+    #[pyo3(signature = (id, *, source=None, destination=None, protocol=None, source_port=None,
+        destination_port=None, icmp_type=None, icmp_code=None, deliver_to=Vec::new(),
+        timeout_idle_s=None, timeout_total_s=None, timeout_packets=None, timeout_octets=None, own=false))]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "a criterion has that many fields"
+    )]
+    fn new(
+        id: u64,
+        source: Option<String>,
+        destination: Option<String>,
+        protocol: Option<NumberOrText>,
+        source_port: Option<NumberOrText>,
+        destination_port: Option<NumberOrText>,
+        icmp_type: Option<NumberOrText>,
+        icmp_code: Option<NumberOrText>,
+        deliver_to: Vec<String>,
+        timeout_idle_s: Option<f64>,
+        timeout_total_s: Option<f64>,
+        timeout_packets: Option<u64>,
+        timeout_octets: Option<u64>,
+        own: bool,
+    ) -> PyResult<Self> {
+        let given = GivenText {
+            source,
+            destination,
+            protocol: protocol.map(NumberOrText::into_text),
+            source_port: source_port.map(NumberOrText::into_text),
+            destination_port: destination_port.map(NumberOrText::into_text),
+            icmp_type: icmp_type.map(NumberOrText::into_text),
+            icmp_code: icmp_code.map(NumberOrText::into_text),
+        };
+        let filter = CoreCriteria::parse(&CriteriaText {
+            source: given.source.as_deref(),
+            destination: given.destination.as_deref(),
+            protocol: given.protocol.as_deref(),
+            source_port: given.source_port.as_deref(),
+            destination_port: given.destination_port.as_deref(),
+            icmp_type: given.icmp_type.as_deref(),
+            icmp_code: given.icmp_code.as_deref(),
+        })
+        .map_err(|error| errors::from_criteria(&error))?;
+        let lifetime = Lifetime {
+            idle_ns: nanoseconds("timeout_idle_s", timeout_idle_s)?,
+            total_ns: nanoseconds("timeout_total_s", timeout_total_s)?,
+            packets: timeout_packets,
+            octets: timeout_octets,
+        };
+        Ok(Self {
+            id,
+            given,
+            deliver_to,
+            filter,
+            lifetime,
+            own,
+        })
+    }
+
+    #[getter]
+    fn source(&self) -> Option<&str> {
+        self.given.source.as_deref()
+    }
+
+    #[getter]
+    fn destination(&self) -> Option<&str> {
+        self.given.destination.as_deref()
+    }
+
+    #[getter]
+    fn protocol(&self) -> Option<&str> {
+        self.given.protocol.as_deref()
+    }
+
+    #[getter]
+    fn source_port(&self) -> Option<&str> {
+        self.given.source_port.as_deref()
+    }
+
+    #[getter]
+    fn destination_port(&self) -> Option<&str> {
+        self.given.destination_port.as_deref()
+    }
+
+    #[getter]
+    fn icmp_type(&self) -> Option<&str> {
+        self.given.icmp_type.as_deref()
+    }
+
+    #[getter]
+    fn icmp_code(&self) -> Option<&str> {
+        self.given.icmp_code.as_deref()
+    }
+
+    /// Ids of the content destinations that get a copy.
+    #[getter]
+    fn deliver_to<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyTuple>> {
+        PyTuple::new(py, &self.deliver_to)
+    }
+
+    /// The filter in canonical text; two filters that match the same packets field by field share it.
+    fn normal_form(&self) -> String {
+        self.filter.normal_form().to_string()
+    }
+
+    /// Whether some packet could match both.
+    fn overlaps(&self, other: &Self) -> bool {
+        self.filter.overlaps(&other.filter)
+    }
+
+    /// Whether both have the same normal form, whatever their ids and destinations.
+    fn same_filter(&self, other: &Self) -> bool {
+        self.filter == other.filter
+    }
+
+    // No field is shown: addresses of subjects do not belong into logs.
+    fn __repr__(&self) -> String {
+        format!("<Criteria {}>", self.id)
+    }
+}
+
+/// Where copies go, and the outer header they get.
+#[pyclass(frozen, eq, hash, module = "flowtap")]
+#[derive(PartialEq, Eq, Hash)]
+pub(crate) struct ContentDestination {
+    pub(crate) address: IpAddr,
+    #[pyo3(get)]
+    pub(crate) port: u16,
+    pub(crate) source_address: IpAddr,
+    #[pyo3(get)]
+    pub(crate) source_port: u16,
+    #[pyo3(get)]
+    pub(crate) ttl: u8,
+    pub(crate) refuse_oversize: bool,
+}
+
+fn ip_address(field: &str, text: &str) -> PyResult<IpAddr> {
+    text.parse().map_err(|_error| {
+        PyValueError::new_err(format!("{field}: {text:?} is not an IPv4 or IPv6 address"))
+    })
+}
+
+#[pymethods]
+impl ContentDestination {
+    #[new]
+    #[pyo3(signature = (address, port, source_address, source_port=65534, ttl=255, oversize="fragment"))]
+    fn new(
+        address: &str,
+        port: u16,
+        source_address: &str,
+        source_port: u16,
+        ttl: u8,
+        oversize: &str,
+    ) -> PyResult<Self> {
+        let refuse_oversize = match oversize {
+            "fragment" => false,
+            "refuse" => true,
+            other => {
+                return Err(PyValueError::new_err(format!(
+                    "oversize: {other:?} is neither \"fragment\" nor \"refuse\""
+                )));
+            }
+        };
+        let destination = Self {
+            address: ip_address("address", address)?,
+            port,
+            source_address: ip_address("source_address", source_address)?,
+            source_port,
+            ttl,
+            refuse_oversize,
+        };
+        if destination.address.is_ipv4() != destination.source_address.is_ipv4() {
+            return Err(PyValueError::new_err(
+                "address and source_address must be of one family, IPv4 or IPv6",
+            ));
+        }
+        Ok(destination)
+    }
+
+    #[getter]
+    fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    #[getter]
+    fn source_address(&self) -> String {
+        self.source_address.to_string()
+    }
+
+    #[getter]
+    fn oversize(&self) -> &'static str {
+        if self.refuse_oversize {
+            "refuse"
+        } else {
+            "fragment"
+        }
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "ContentDestination(address={:?}, port={}, source_address={:?}, source_port={}, ttl={}, oversize={:?})",
+            self.address.to_string(),
+            self.port,
+            self.source_address.to_string(),
+            self.source_port,
+            self.ttl,
+            self.oversize()
+        )
+    }
+}

@@ -1,0 +1,182 @@
+//! The engine for other people's taps, and the frame filter.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use flowtap_core::batch::CopyBatch as CoreBatch;
+use flowtap_core::bpf::{Instruction, Program};
+use flowtap_core::engine::{Engine as CoreEngine, EngineOptions, Framing};
+use flowtap_core::frame::{Frame, LinkType as CoreLinkType};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use crate::buffer::CopyBatch;
+use crate::errors;
+use crate::input;
+use crate::link_type::LinkType;
+use crate::stats::Stats;
+use crate::table::FilterTable;
+
+/// Octets of one record of pcapy-ng's `next_batch`: seconds, microseconds, offset, captured length.
+const RECORD_OCTETS: usize = 16;
+
+/// Match and encapsulate inside somebody else's tap.
+#[pyclass(frozen, module = "flowtap")]
+pub(crate) struct Engine {
+    core: Mutex<CoreEngine>,
+    link_type: CoreLinkType,
+    process_id: u32,
+}
+
+impl Engine {
+    fn lock(&self) -> PyResult<MutexGuard<'_, CoreEngine>> {
+        errors::check_process(self.process_id)?;
+        // A panic in the core would have been a defect; the account it left is not to be trusted.
+        self.core.lock().map_err(|_poisoned: PoisonError<_>| {
+            errors::data_plane("the engine failed earlier and cannot be used any more")
+        })
+    }
+}
+
+/// The four numbers of a record, in the byte order of this machine.
+fn record_fields(record: &[u8; RECORD_OCTETS]) -> [u32; 4] {
+    let mut fields = [0; 4];
+    for (field, octets) in fields.iter_mut().zip(record.as_chunks::<4>().0) {
+        *field = u32::from_ne_bytes(*octets);
+    }
+    fields
+}
+
+#[pymethods]
+impl Engine {
+    #[new]
+    #[pyo3(signature = (table, link_type=LinkType(CoreLinkType::Ethernet), *, mtu_octets=1500))]
+    fn new(table: &FilterTable, link_type: LinkType, mtu_octets: u32) -> Self {
+        let options = EngineOptions {
+            framing: Framing::Datagram { mtu_octets },
+            ..EngineOptions::default()
+        };
+        Self {
+            core: Mutex::new(CoreEngine::new(Arc::clone(&table.0), options)),
+            link_type: link_type.0,
+            process_id: std::process::id(),
+        }
+    }
+
+    /// Takes one frame; returns the copies it caused.
+    #[pyo3(signature = (frame, *, timestamp_ns=0, original_length_octets=None))]
+    fn feed(
+        &self,
+        frame: &Bound<'_, PyAny>,
+        timestamp_ns: u64,
+        original_length_octets: Option<u32>,
+    ) -> PyResult<CopyBatch> {
+        let data = input::octets(frame)?;
+        let captured = u32::try_from(data.len())?;
+        let mut batch = CoreBatch::new();
+        let mut engine = self.lock()?;
+        let frame = Frame {
+            data: &data,
+            link_type: self.link_type,
+            timestamp_ns,
+            original_length_octets: original_length_octets.unwrap_or(captured),
+            interface: 0,
+        };
+        engine.process(&frame, timestamp_ns, &mut batch, &mut ());
+        Ok(CopyBatch::new(batch, Arc::clone(engine.table())))
+    }
+
+    /// Takes what pcapy-ng's `next_batch` returned; the work runs with the interpreter released.
+    fn feed_batch(
+        &self,
+        py: Python<'_>,
+        packets: &Bound<'_, PyAny>,
+        records: &Bound<'_, PyAny>,
+    ) -> PyResult<CopyBatch> {
+        let packets = input::octets(packets)?;
+        let records = input::octets(records)?;
+        let (records, rest) = records.as_chunks::<RECORD_OCTETS>();
+        if !rest.is_empty() {
+            return Err(PyValueError::new_err(format!(
+                "records: {} octets left over; every record has {RECORD_OCTETS}",
+                rest.len()
+            )));
+        }
+        py.detach(|| {
+            let mut engine = self.lock()?;
+            let mut batch = CoreBatch::new();
+            for (number, record) in records.iter().enumerate() {
+                let [seconds, microseconds, offset, captured] = record_fields(record);
+                let data = usize::try_from(offset)
+                    .ok()
+                    .zip(usize::try_from(captured).ok())
+                    .and_then(|(start, length)| packets.get(start..start.checked_add(length)?))
+                    .ok_or_else(|| {
+                        PyValueError::new_err(format!(
+                            "records[{number}]: {captured} octets at offset {offset} lie outside the {} octets of packets",
+                            packets.len()
+                        ))
+                    })?;
+                let timestamp_ns =
+                    u64::from(seconds) * 1_000_000_000 + u64::from(microseconds) * 1_000;
+                let frame = Frame {
+                    data,
+                    link_type: self.link_type,
+                    timestamp_ns,
+                    // The record does not say how long the frame was on the wire.
+                    original_length_octets: captured,
+                    interface: 0,
+                };
+                engine.process(&frame, timestamp_ns, &mut batch, &mut ());
+            }
+                Ok(CopyBatch::new(batch, Arc::clone(engine.table())))
+        })
+    }
+
+    /// Decides what still waits for a first fragment: to be called at the end of the input.
+    fn flush(&self) -> PyResult<CopyBatch> {
+        let mut engine = self.lock()?;
+        let mut batch = CoreBatch::new();
+        engine.flush(0, &mut batch, &mut ());
+        Ok(CopyBatch::new(batch, Arc::clone(engine.table())))
+    }
+
+    /// Changes the table; counters and budgets follow the criteria ids.
+    fn install(&self, table: &FilterTable) -> PyResult<()> {
+        self.lock()?.install(Arc::clone(&table.0));
+        Ok(())
+    }
+
+    fn stats(&self) -> PyResult<Stats> {
+        let engine = self.lock()?;
+        Stats::of_engine(engine.stats())
+    }
+}
+
+/// A classic BPF program, verified.
+#[pyclass(frozen, module = "flowtap")]
+pub(crate) struct BpfProgram(pub(crate) Arc<Program>);
+
+#[pymethods]
+impl BpfProgram {
+    #[new]
+    fn new(instructions: &Bound<'_, PyAny>) -> PyResult<Self> {
+        let instructions = instructions
+            .try_iter()?
+            .map(|item| {
+                let (code, jt, jf, k) = item?.extract()?;
+                Ok(Instruction { code, jt, jf, k })
+            })
+            .collect::<PyResult<Vec<_>>>()?;
+        let program = Program::new(&instructions)
+            .map_err(|error| PyValueError::new_err(error.to_string()))?;
+        Ok(Self(Arc::new(program)))
+    }
+
+    /// Octets of the frame that the program accepts, 0 where it rejects it.
+    #[pyo3(signature = (frame, wire_length_octets=None))]
+    fn run(&self, frame: &Bound<'_, PyAny>, wire_length_octets: Option<u32>) -> PyResult<u32> {
+        let data = input::octets(frame)?;
+        let captured = u32::try_from(data.len())?;
+        Ok(self.0.run(&data, wire_length_octets.unwrap_or(captured)))
+    }
+}

@@ -1,0 +1,48 @@
+//! Link types.
+
+use flowtap_core::frame::LinkType as CoreLinkType;
+use pyo3::prelude::*;
+
+/// A link type by its registry number.
+#[pyclass(frozen, eq, hash, from_py_object, module = "flowtap")]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct LinkType(pub(crate) CoreLinkType);
+
+#[pymethods]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "methods of a Python class get a reference"
+)]
+impl LinkType {
+    #[classattr]
+    const NULL: Self = Self(CoreLinkType::Null);
+    #[classattr]
+    const ETHERNET: Self = Self(CoreLinkType::Ethernet);
+    #[classattr]
+    const RAW: Self = Self(CoreLinkType::Raw);
+    #[classattr]
+    const LOOP: Self = Self(CoreLinkType::Loop);
+    #[classattr]
+    const LINUX_COOKED: Self = Self(CoreLinkType::LinuxCooked);
+    #[classattr]
+    const LINUX_COOKED2: Self = Self(CoreLinkType::LinuxCooked2);
+    #[classattr]
+    const IPV4: Self = Self(CoreLinkType::Ipv4);
+    #[classattr]
+    const IPV6: Self = Self(CoreLinkType::Ipv6);
+
+    #[new]
+    fn new(number: u16) -> Self {
+        Self(CoreLinkType::from_number(number))
+    }
+
+    /// The number in the registry of link types.
+    #[getter]
+    fn number(&self) -> u16 {
+        self.0.number()
+    }
+
+    fn __repr__(&self) -> String {
+        format!("LinkType({})", self.0.number())
+    }
+}

@@ -1,0 +1,224 @@
+//! Frozen accounts.
+
+use std::collections::HashMap;
+
+use flowtap_core::counters::{CriterionCounters, Stats as CoreStats};
+use flowtap_io::export::ExportCount;
+use flowtap_io::tap::TapStats;
+use pyo3::prelude::*;
+
+use crate::errors;
+
+/// The account of one criterion.
+#[pyclass(frozen, get_all, module = "flowtap")]
+pub(crate) struct CriterionStats {
+    id: u64,
+    packets: u64,
+    octets: u64,
+    copies: u64,
+    last_match_ns: Option<u64>,
+}
+
+impl From<&CriterionCounters> for CriterionStats {
+    fn from(counters: &CriterionCounters) -> Self {
+        let &CriterionCounters {
+            id,
+            packets,
+            octets,
+            copies,
+            last_match_ns,
+        } = counters;
+        Self {
+            id,
+            packets,
+            octets,
+            copies,
+            last_match_ns,
+        }
+    }
+}
+
+#[pymethods]
+impl CriterionStats {
+    fn __repr__(&self) -> String {
+        format!(
+            "<CriterionStats {}: {} packets, {} octets, {} copies>",
+            self.id, self.packets, self.octets, self.copies
+        )
+    }
+}
+
+/// The account of one content destination.
+#[pyclass(frozen, get_all, module = "flowtap")]
+pub(crate) struct DestinationStats {
+    id: String,
+    wanted: u64,
+    copied: u64,
+    refused: u64,
+    exported: u64,
+    dropped: u64,
+    last_error: Option<String>,
+}
+
+#[pymethods]
+impl DestinationStats {
+    fn __repr__(&self) -> String {
+        format!(
+            "<DestinationStats {:?}: {} copied, {} exported, {} dropped>",
+            self.id, self.copied, self.exported, self.dropped
+        )
+    }
+}
+
+/// A frozen account whose equations have been checked.
+#[pyclass(frozen, skip_from_py_object, module = "flowtap")]
+#[derive(Clone)]
+pub(crate) struct Stats {
+    core: CoreStats,
+    /// What became of the copies, by destination; None where none were to be sent.
+    exports: Option<HashMap<String, ExportCount>>,
+    #[pyo3(get)]
+    generation: u64,
+}
+
+impl Stats {
+    fn new(core: CoreStats, exports: Option<Vec<ExportCount>>, generation: u64) -> PyResult<Self> {
+        core.check()
+            .map_err(|error| errors::data_plane(&error.to_string()))?;
+        let exports = exports.map(|counts| {
+            counts
+                .into_iter()
+                .map(|count| (count.id.clone(), count))
+                .collect()
+        });
+        Ok(Self {
+            core,
+            exports,
+            generation,
+        })
+    }
+
+    fn sum(&self, of: impl Fn(&ExportCount) -> u64) -> u64 {
+        self.exports.iter().flat_map(HashMap::values).map(of).sum()
+    }
+
+    pub(crate) fn of_engine(core: CoreStats) -> PyResult<Self> {
+        Self::new(core, None, 0)
+    }
+
+    pub(crate) fn of_export(core: CoreStats, exports: Option<Vec<ExportCount>>) -> PyResult<Self> {
+        Self::new(core, exports, 0)
+    }
+
+    pub(crate) fn of_tap(stats: TapStats) -> PyResult<Self> {
+        Self::new(stats.engine, stats.exported, stats.generation)
+    }
+}
+
+#[pymethods]
+impl Stats {
+    #[getter]
+    fn frames(&self) -> u64 {
+        self.core.frames
+    }
+
+    #[getter]
+    fn octets(&self) -> u64 {
+        self.core.octets
+    }
+
+    #[getter]
+    fn undecodable(&self) -> u64 {
+        self.core.undecodable
+    }
+
+    #[getter]
+    fn own(&self) -> u64 {
+        self.core.own
+    }
+
+    #[getter]
+    fn matched(&self) -> u64 {
+        self.core.matched
+    }
+
+    #[getter]
+    fn wanted(&self) -> u64 {
+        self.core.wanted
+    }
+
+    #[getter]
+    fn copied(&self) -> u64 {
+        self.core.copied
+    }
+
+    #[getter]
+    fn refused(&self) -> u64 {
+        self.core.refused
+    }
+
+    /// Copies handed to the network, to all destinations that ever were.
+    #[getter]
+    fn exported(&self) -> u64 {
+        self.sum(|count| count.exported)
+    }
+
+    /// Copies that are to be sent and wait for the network; a level.
+    #[getter]
+    fn in_queue(&self) -> u64 {
+        match self.exports {
+            Some(_) => self
+                .core
+                .copied
+                .saturating_sub(self.exported() + self.dropped()),
+            None => 0,
+        }
+    }
+
+    /// Copies lost on this host.
+    #[getter]
+    fn dropped(&self) -> u64 {
+        self.sum(|count| count.dropped)
+    }
+
+    /// One account a criterion of the present table.
+    #[getter]
+    fn criteria(&self) -> Vec<CriterionStats> {
+        self.core
+            .criteria
+            .iter()
+            .map(CriterionStats::from)
+            .collect()
+    }
+
+    /// One account a content destination of the present table.
+    #[getter]
+    fn destinations(&self) -> Vec<DestinationStats> {
+        self.core
+            .destinations
+            .iter()
+            .map(|counters| {
+                let export = self
+                    .exports
+                    .as_ref()
+                    .and_then(|exports| exports.get(&counters.id));
+                DestinationStats {
+                    id: counters.id.clone(),
+                    wanted: counters.wanted,
+                    copied: counters.copied,
+                    refused: counters.refused,
+                    exported: export.map_or(0, |export| export.exported),
+                    dropped: export.map_or(0, |export| export.dropped),
+                    last_error: export.and_then(|export| export.last_error.clone()),
+                }
+            })
+            .collect()
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "<Stats: {} frames, {} matched, {} copied>",
+            self.core.frames, self.core.matched, self.core.copied
+        )
+    }
+}

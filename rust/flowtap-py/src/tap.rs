@@ -1,0 +1,273 @@
+//! The running data plane over capture files.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use flowtap_core::batch::CopyBatch as CoreBatch;
+use flowtap_core::table::FilterTable as CoreTable;
+use flowtap_io::tap::{CaptureBatches, Pace, PlayOptions, Tap as IoTap, TapError};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+
+use crate::buffer::CopyBatch;
+use crate::errors;
+use crate::stats::Stats;
+use crate::table::FilterTable;
+
+/// What a tap is doing.
+enum State {
+    /// Copies are taken batch by batch in the caller's own loop.
+    Batches {
+        batches: Box<CaptureBatches>,
+        frames: u32,
+    },
+    /// Not started yet.
+    Ready {
+        table: Arc<CoreTable>,
+        options: PlayOptions,
+    },
+    /// A worker plays.
+    Playing(IoTap),
+    /// Ended; the last account stays.
+    Stopped(Stats),
+    /// Ended before it began, or failed.
+    Gone,
+}
+
+/// The running data plane over capture files.
+#[pyclass(frozen, module = "flowtap")]
+pub(crate) struct Tap {
+    state: Mutex<State>,
+    process_id: u32,
+}
+
+/// How the pace may be given: a word, or packets a second.
+#[derive(FromPyObject)]
+enum PaceArgument {
+    #[pyo3(transparent)]
+    Rate(f64),
+    #[pyo3(transparent)]
+    Word(String),
+}
+
+fn failure(error: &TapError) -> PyErr {
+    errors::data_plane(&error.to_string())
+}
+
+impl Tap {
+    fn new(state: State) -> Self {
+        Self {
+            state: Mutex::new(state),
+            process_id: std::process::id(),
+        }
+    }
+
+    fn lock(&self) -> PyResult<MutexGuard<'_, State>> {
+        errors::check_process(self.process_id)?;
+        Ok(self.state.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn pace(given: PaceArgument) -> PyResult<Pace> {
+    match given {
+        PaceArgument::Word(word) if word == "recorded" => Ok(Pace::Recorded),
+        PaceArgument::Word(word) if word == "fast" => Ok(Pace::Fast),
+        PaceArgument::Rate(rate) if rate.is_finite() && rate > 0.0 => {
+            Ok(Pace::PacketsPerSecond(rate))
+        }
+        PaceArgument::Word(_) | PaceArgument::Rate(_) => Err(PyValueError::new_err(
+            "pace: \"recorded\", \"fast\" or a number of packets per second above 0 is right",
+        )),
+    }
+}
+
+#[pymethods]
+impl Tap {
+    /// Copies of one capture, batch by batch.
+    #[staticmethod]
+    #[pyo3(signature = (path, table, *, mtu_octets=1500, batch_frames=4096))]
+    fn from_pcap(
+        py: Python<'_>,
+        path: &str,
+        table: &FilterTable,
+        mtu_octets: u32,
+        batch_frames: u32,
+    ) -> PyResult<Self> {
+        if batch_frames == 0 {
+            return Err(PyValueError::new_err("batch_frames: at least 1 is right"));
+        }
+        let table = Arc::clone(&table.0);
+        let batches = py
+            .detach(|| CaptureBatches::open(path, table, mtu_octets))
+            .map_err(|error| errors::from_capture(&error))?;
+        Ok(Self::new(State::Batches {
+            batches: Box::new(batches),
+            frames: batch_frames,
+        }))
+    }
+
+    /// Captures played by a worker of its own, and their copies sent.
+    #[staticmethod]
+    #[pyo3(signature = (files, table, *, pace=PaceArgument::Word("recorded".to_owned()), r#loop=false, export=true))]
+    fn replay(
+        py: Python<'_>,
+        files: Vec<String>,
+        table: &FilterTable,
+        pace: PaceArgument,
+        r#loop: bool,
+        export: bool,
+    ) -> PyResult<Self> {
+        // The engine's time goes on from Python's monotonic clock, so that both can be compared.
+        let monotonic_ns = py.import("time")?.call_method0("monotonic_ns")?.extract()?;
+        let options = PlayOptions {
+            files,
+            pace: self::pace(pace)?,
+            looped: r#loop,
+            export,
+            monotonic_ns,
+        };
+        Ok(Self::new(State::Ready {
+            table: Arc::clone(&table.0),
+            options,
+        }))
+    }
+
+    /// Starts the worker.
+    fn start(&self) -> PyResult<()> {
+        let mut state = self.lock()?;
+        match std::mem::replace(&mut *state, State::Gone) {
+            State::Ready { table, options } => {
+                *state =
+                    State::Playing(IoTap::play(table, options).map_err(|error| failure(&error))?);
+                Ok(())
+            }
+            other => {
+                *state = other;
+                Err(errors::data_plane(
+                    "start: only a tap made by Tap.replay can be started, and once",
+                ))
+            }
+        }
+    }
+
+    /// Changes the table; returns its generation when nothing uses the old one any more.
+    fn install(&self, py: Python<'_>, table: &FilterTable) -> PyResult<u64> {
+        let new = Arc::clone(&table.0);
+        py.detach(|| match &mut *self.lock()? {
+            State::Playing(tap) => tap.install(new).map_err(|error| failure(&error)),
+            State::Batches { batches, .. } => {
+                batches.install(new);
+                Ok(0)
+            }
+            State::Ready { table, .. } => {
+                *table = new;
+                Ok(0)
+            }
+            State::Stopped(_) | State::Gone => Err(failure(&TapError::Stopped)),
+        })
+    }
+
+    /// The account of this moment.
+    fn stats(&self, py: Python<'_>) -> PyResult<Stats> {
+        py.detach(|| match &*self.lock()? {
+            State::Playing(tap) => tap
+                .stats()
+                .map_err(|error| failure(&error))
+                .and_then(Stats::of_tap),
+            State::Batches { batches, .. } => Stats::of_engine(batches.stats()),
+            State::Ready { .. } => Stats::of_engine(flowtap_core::counters::Stats::default()),
+            State::Stopped(stats) => Ok(stats.clone()),
+            State::Gone => Err(failure(&TapError::Stopped)),
+        })
+    }
+
+    /// Ends the tap and returns its last account.
+    #[pyo3(signature = (timeout_s=2.0))]
+    fn stop(&self, py: Python<'_>, timeout_s: f64) -> PyResult<Stats> {
+        let timeout = Duration::try_from_secs_f64(timeout_s).map_err(|_error| {
+            PyValueError::new_err("timeout_s: a number of seconds from 0 is right")
+        })?;
+        py.detach(|| {
+            let mut state = self.lock()?;
+            let stats = match &mut *state {
+                State::Playing(tap) => tap
+                    .stop(timeout)
+                    .map_err(|error| failure(&error))
+                    .and_then(Stats::of_tap)?,
+                State::Batches { batches, .. } => Stats::of_engine(batches.stats())?,
+                State::Ready { .. } => Stats::of_engine(flowtap_core::counters::Stats::default())?,
+                State::Stopped(stats) => return Ok(stats.clone()),
+                State::Gone => return Err(failure(&TapError::Stopped)),
+            };
+            *state = State::Stopped(stats.clone());
+            Ok(stats)
+        })
+    }
+
+    /// Whether every capture was played to its end.
+    #[getter]
+    fn finished(&self) -> PyResult<bool> {
+        Ok(match &*self.lock()? {
+            State::Playing(tap) => tap.is_finished(),
+            State::Stopped(_) | State::Gone => true,
+            State::Batches { .. } | State::Ready { .. } => false,
+        })
+    }
+
+    /// What ended the playing early.
+    #[getter]
+    fn error(&self) -> PyResult<Option<String>> {
+        Ok(match &*self.lock()? {
+            State::Playing(tap) => tap.error(),
+            _ => None,
+        })
+    }
+
+    fn __iter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    fn __next__(&self, py: Python<'_>) -> PyResult<Option<CopyBatch>> {
+        loop {
+            // Signals are seen between batches, also where nothing matches.
+            py.check_signals()?;
+            let step = py.detach(|| match &mut *self.lock()? {
+                State::Batches { batches, frames } => {
+                    let mut batch = CoreBatch::new();
+                    let more = batches
+                        .next_batch(*frames, &mut batch)
+                        .map_err(|error| errors::from_capture(&error))?;
+                    let table = Arc::clone(batches.table());
+                    Ok((
+                        more,
+                        (!batch.is_empty()).then(|| CopyBatch::new(batch, table)),
+                    ))
+                }
+                State::Stopped(_) => Ok((false, None)),
+                _ => Err(errors::data_plane(
+                    "only a tap made by Tap.from_pcap gives batches",
+                )),
+            })?;
+            match step {
+                (_, Some(batch)) => return Ok(Some(batch)),
+                (false, None) => return Ok(None),
+                (true, None) => {}
+            }
+        }
+    }
+
+    fn __enter__(slf: Py<Self>) -> Py<Self> {
+        slf
+    }
+
+    #[pyo3(signature = (_exc_type, _exc, _traceback, /))]
+    fn __exit__(
+        &self,
+        py: Python<'_>,
+        _exc_type: &Bound<'_, PyAny>,
+        _exc: &Bound<'_, PyAny>,
+        _traceback: &Bound<'_, PyAny>,
+    ) -> PyResult<()> {
+        self.stop(py, 2.0).map(drop)
+    }
+}
