@@ -1,0 +1,82 @@
+"""The tasking protocol, DTCP, without I/O and without a clock.
+
+`ServerConnection` and `ClientConnection` turn octets into requests and replies; put them into whatever
+event loop you have.
+"""
+
+from flowtap.dtcp.authentication import Key
+from flowtap.dtcp.criteria_file import CriteriaFileEntry, CriteriaFileError, parse_criteria_file
+from flowtap.dtcp.limits import Limits
+from flowtap.dtcp.messages import (
+    AddRequest,
+    AddResult,
+    DeleteRequest,
+    DeleteResult,
+    Delivery,
+    ErrorResult,
+    FilterText,
+    IdRange,
+    ListEntry,
+    ListRequest,
+    ListResult,
+    NoopRequest,
+    NoopResult,
+    Notification,
+    Parameter,
+    Request,
+    Response,
+    Result,
+    Timeouts,
+    Version,
+)
+from flowtap.dtcp.render import Dialect
+from flowtap.dtcp.reply import Reply, ReplyError
+from flowtap.dtcp.session import (
+    ClientConnection,
+    Event,
+    Keys,
+    Rejected,
+    RequestReceived,
+    RequestRefused,
+    ServerConnection,
+)
+from flowtap.dtcp.status import Status
+
+__all__ = [
+    "AddRequest",
+    "AddResult",
+    "ClientConnection",
+    "CriteriaFileEntry",
+    "CriteriaFileError",
+    "DeleteRequest",
+    "DeleteResult",
+    "Delivery",
+    "Dialect",
+    "ErrorResult",
+    "Event",
+    "FilterText",
+    "IdRange",
+    "Key",
+    "Keys",
+    "Limits",
+    "ListEntry",
+    "ListRequest",
+    "ListResult",
+    "NoopRequest",
+    "NoopResult",
+    "Notification",
+    "Parameter",
+    "Rejected",
+    "Reply",
+    "ReplyError",
+    "Request",
+    "RequestReceived",
+    "RequestRefused",
+    "Response",
+    "Result",
+    "ServerConnection",
+    "Status",
+    "Timeouts",
+    "Version",
+    "parse_criteria_file",
+]

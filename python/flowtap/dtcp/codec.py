@@ -1,0 +1,431 @@
+"""Requests from octets: grammar, then what every method demands [DTCP §5, App. A, App. B].
+
+What the text says wrongly ends in a `SyntaxFault` with the code that answers it; whether the request
+may be served at all is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from flowtap.dtcp import grammar
+from flowtap.dtcp.grammar import SyntaxFault
+from flowtap.dtcp.messages import (
+    AddRequest,
+    DeleteRequest,
+    Delivery,
+    FilterText,
+    IdRange,
+    ListRequest,
+    NoopRequest,
+    Parameter,
+    Request,
+    Timeouts,
+    Version,
+)
+from flowtap.dtcp.status import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from ipaddress import IPv4Address, IPv6Address
+
+    from flowtap.dtcp.limits import Limits
+
+__all__ = [
+    "FILTER_PARAMETERS",
+    "TIMEOUT_PARAMETERS",
+    "VERSIONS",
+    "Envelope",
+    "add_parts",
+    "open_envelope",
+    "parse_request",
+]
+
+VERSIONS: Final = (Version(0, 6), Version(0, 7), Version(0, 8))
+"""The versions served [DTCP §5.1]; anything else is answered 505."""
+
+FILTER_PARAMETERS: Final[Mapping[str, str]] = {
+    "source-address": "source",
+    "dest-address": "destination",
+    "protocol": "protocol",
+    "source-port": "source_port",
+    "dest-port": "destination_port",
+    "icmp-type": "icmp_type",
+    "icmp-code": "icmp_code",
+}
+TIMEOUT_PARAMETERS: Final[Mapping[str, str]] = {
+    "timeout-idle": "idle_s",
+    "timeout-total": "total_s",
+    "timeout-packets": "packets",
+    "timeout-bytes": "octets",
+}
+_ENVELOPE: Final = frozenset({"csource-id", "seq", "authentication-info"})
+_BY_METHOD: Final[Mapping[str, frozenset[str]]] = {
+    "ADD": frozenset({*FILTER_PARAMETERS, *TIMEOUT_PARAMETERS, "action", "priority", "flags", "cdest-id"}),
+    "DELETE": frozenset({"criteria-id", "cdest-id", "flags"}),
+    "LIST": frozenset({"criteria-id", "cdest-id", "flags"}),
+    "NOOP": frozenset({"flags"}),
+}
+
+DAY_S: Final = 86_400
+_TIMEOUT_HIGHEST: Final = {
+    "idle_s": 99_999,
+    "total_s": 99_999,
+    "packets": 2**64 - 1,
+    "octets": 2**64 - 1,
+}
+
+_DESTINATIONS_MAX: Final = 2
+# Matching by interface, VRF or layer-2 family would be wider than asked for if it were left out.
+_UNSUPPORTED: Final = frozenset(
+    {"x-jtap-vrf-name", "x-jtap-input-interface", "x-jtap-output-interface", "x-jtap-filter-family"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Envelope:
+    """What a request needs before anything else is looked at: who, which, and the parameters."""
+
+    start_line: str
+    csource_id: str
+    seq: str
+    parameters: tuple[Parameter, ...]
+
+
+def open_envelope(text: bytes, limits: Limits) -> Envelope:
+    """Finds Csource-ID and Seq, without which a request cannot be authenticated [DTCP §4.4].
+
+    Args:
+        text: The message up to its Authentication-Info line.
+        limits: Bounds for names and lines.
+
+    Raises:
+        SyntaxFault: One is missing, given twice or unreadable.
+    """
+    start_line, *lines = grammar.split_lines(text.rstrip(b"\r\n"))
+    found: dict[str, Parameter] = {}
+    parameters = []
+    for at, line in enumerate(lines, start=2):
+        try:
+            given = grammar.parameter(line, at)
+        except SyntaxFault:
+            # Reported when the request is known to be authentic.
+            parameters.append(Parameter("", line, at))
+            continue
+        parameters.append(given)
+        name = given.name.lower()
+        if name in {"csource-id", "seq"} and found.setdefault(name, given) is not given:
+            raise SyntaxFault(f"line {at}: {given.name} is given twice")
+    for name in ("Csource-ID", "Seq"):
+        if name.lower() not in found:
+            raise SyntaxFault(f"{name} is missing")
+    seq = found["seq"]
+    grammar.number(seq, grammar.ID_MAX)
+    csource_id = grammar.name_list(found["csource-id"], limits)
+    if len(csource_id) != 1:
+        raise SyntaxFault("Csource-ID: one name is right")
+    return Envelope(start_line, csource_id[0], seq.value, tuple(parameters))
+
+
+def parse_request(envelope: Envelope, limits: Limits) -> Request:
+    """Reads an authentic request.
+
+    Raises:
+        SyntaxFault: It is wrong; the status says how it is answered.
+    """
+    method, version = grammar.request_line(envelope.start_line)
+    if version not in VERSIONS:
+        raise SyntaxFault(
+            f"version {version} is not served; DTCP/0.6, DTCP/0.7 and DTCP/0.8 are",
+            status=Status.VERSION_NOT_SUPPORTED,
+        )
+    if method not in _BY_METHOD:
+        info = f"method {method} is not implemented; ADD, DELETE, LIST and NOOP are"
+        raise SyntaxFault(info, status=Status.NOT_IMPLEMENTED)
+    given = _collect(method, envelope.parameters)
+    return _PARSERS[method](version, envelope, given, limits)
+
+
+def _collect(method: str, parameters: Sequence[Parameter]) -> dict[str, Parameter]:
+    """Parameters by lower-case name: known to the method, and each at most once."""
+    collected: dict[str, Parameter] = {}
+    for given in parameters:
+        name = given.name.lower()
+        if not name:
+            raise SyntaxFault(f"line {given.line}: a parameter has the form Name: value")
+        if name in _ENVELOPE:
+            continue
+        # Extensions that are not known are discarded without error [DTCP §6.3].
+        if name not in _BY_METHOD[method] and not name.startswith("x-"):
+            info = f"line {given.line}: {method} has no parameter {given.name}"
+            raise SyntaxFault(info, given)
+        if collected.setdefault(name, given) is not given:
+            raise SyntaxFault(f"line {given.line}: {given.name} is given twice", given)
+    return collected
+
+
+def _flags(given: Mapping[str, Parameter], allowed: frozenset[str]) -> frozenset[str]:
+    parameter = given.get("flags")
+    if parameter is None:
+        return frozenset()
+    flags = frozenset(grammar.words(parameter))
+    if not flags <= allowed:
+        names = ", ".join(sorted(allowed))
+        raise SyntaxFault(f"Flags: {names} are right, separated by commas", parameter)
+    return flags
+
+
+def _selector(
+    given: Mapping[str, Parameter], limits: Limits
+) -> tuple[tuple[IdRange, ...] | None, str | None]:
+    ids, cdest = given.get("criteria-id"), given.get("cdest-id")
+    if ids is not None and cdest is not None:
+        raise SyntaxFault("Criteria-ID or Cdest-ID is right, not both", ids, cdest)
+    if ids is not None:
+        return grammar.id_list(ids, limits), None
+    if cdest is None:
+        return None, None
+    names = grammar.name_list(cdest, limits)
+    if len(names) != 1:
+        raise SyntaxFault("Cdest-ID: one name is right here", cdest)
+    return None, names[0]
+
+
+def _parse_delete(
+    version: Version, envelope: Envelope, given: Mapping[str, Parameter], limits: Limits
+) -> DeleteRequest:
+    flags = _flags(given, frozenset({"static"}))
+    ids, cdest = _selector(given, limits)
+    if ids is None and cdest is None:
+        raise SyntaxFault("DELETE needs Criteria-ID or Cdest-ID")
+    return DeleteRequest(
+        version=version,
+        csource_id=envelope.csource_id,
+        seq=envelope.seq,
+        criteria_ids=ids,
+        cdest_id=cdest,
+        static="static" in flags,
+    )
+
+
+def _parse_list(
+    version: Version, envelope: Envelope, given: Mapping[str, Parameter], limits: Limits
+) -> ListRequest:
+    # "Criteria" is what a missing flag means to the vendor's routers.
+    flags = _flags(given, frozenset({"stats", "criteria", "both"})) or frozenset({"criteria"})
+    ids, cdest = _selector(given, limits)
+    return ListRequest(
+        version=version,
+        csource_id=envelope.csource_id,
+        seq=envelope.seq,
+        criteria_ids=ids,
+        cdest_id=cdest,
+        criteria=bool(flags & {"criteria", "both"}),
+        stats=bool(flags & {"stats", "both"}),
+    )
+
+
+def _parse_noop(
+    version: Version, envelope: Envelope, given: Mapping[str, Parameter], _limits: Limits
+) -> NoopRequest:
+    flags = _flags(given, frozenset({"sendasync"}))
+    return NoopRequest(version, envelope.csource_id, envelope.seq, send_async="sendasync" in flags)
+
+
+@dataclass(frozen=True, slots=True)
+class AddParts:
+    """What an ADD says about matching, ending and delivering."""
+
+    cdest_ids: tuple[str, ...]
+    filter: FilterText
+    timeouts: Timeouts
+    deliveries: tuple[Delivery, ...]
+
+
+def add_parts(given: Mapping[str, Parameter], limits: Limits, *, needs_destination: bool = True) -> AddParts:
+    """Reads the parameters that an ADD shares with a criteria file.
+
+    Raises:
+        SyntaxFault: A parameter is wrong, alone or beside the others.
+    """
+    cdest = given.get("cdest-id")
+    if cdest is None and needs_destination:
+        raise SyntaxFault("ADD needs Cdest-ID")
+    cdest_ids = () if cdest is None else grammar.name_list(cdest, limits)
+    if len(cdest_ids) > _DESTINATIONS_MAX or len(set(cdest_ids)) < len(cdest_ids):
+        raise SyntaxFault("Cdest-ID: one name, or two different ones, are right", *_known(cdest))
+    filter_text = FilterText(
+        **{field: given[name].value for name, field in FILTER_PARAMETERS.items() if name in given}
+    )
+    timeouts = Timeouts(
+        **{
+            field: grammar.number(given[name], _TIMEOUT_HIGHEST[field])
+            for name, field in TIMEOUT_PARAMETERS.items()
+            if name in given
+        }
+    )
+    for name in ("timeout-idle", "timeout-total"):
+        if name in given and int(given[name].value) > DAY_S:
+            raise SyntaxFault(
+                f"{given[name].name}: at most {DAY_S} seconds, one day, are right",
+                given[name],
+                status=Status.IMPROPER_TIMEOUT,
+            )
+    return AddParts(cdest_ids, filter_text, timeouts, _deliveries(given, cdest_ids))
+
+
+def _known(*parameters: Parameter | None) -> tuple[Parameter, ...]:
+    return tuple(given for given in parameters if given is not None)
+
+
+def _parse_add(
+    version: Version, envelope: Envelope, given: Mapping[str, Parameter], limits: Limits
+) -> AddRequest:
+    flags = _flags(given, frozenset({"static", "sendasync"}))
+    priority, action = given.get("priority"), given.get("action")
+    if action is not None and action.value.lower() != "copy":
+        raise SyntaxFault(
+            "Action: Copy is right; this tap cannot keep packets from their way",
+            action,
+            status=Status.NOT_IMPLEMENTED,
+        )
+    parts = add_parts(given, limits)
+    static = "static" in flags
+    times = (
+        parts.timeouts.idle_s,
+        parts.timeouts.total_s,
+        parts.timeouts.packets,
+        parts.timeouts.octets,
+    )
+    if not static and not any(times):
+        raise SyntaxFault(
+            "a time-out above 0 or the flag Static is needed",
+            *(given[name] for name in TIMEOUT_PARAMETERS if name in given),
+            status=Status.IMPROPER_TIMEOUT,
+        )
+    return AddRequest(
+        version=version,
+        csource_id=envelope.csource_id,
+        seq=envelope.seq,
+        cdest_ids=parts.cdest_ids,
+        filter=parts.filter,
+        timeouts=parts.timeouts,
+        static=static,
+        send_async="sendasync" in flags,
+        priority=1 if priority is None else grammar.number(priority, 255),
+        deliveries=parts.deliveries,
+        extensions=tuple(value for name, value in given.items() if name.startswith("x-")),
+    )
+
+
+def _deliveries(given: Mapping[str, Parameter], cdest_ids: tuple[str, ...]) -> tuple[Delivery, ...]:
+    """Reads the vendor's delivery parameters [DTCP App. B]; none given means a configured destination."""
+    _refuse_unsupported(given)
+    names = {
+        name: given.get(f"x-jtap-cdest-{name}")
+        for name in ("dest-address", "dest-port", "source-address", "source-port", "ttl")
+    }
+    if not any(names.values()):
+        return ()
+    address_parameter, port_parameter = names["dest-address"], names["dest-port"]
+    source_parameter, source_port_parameter = names["source-address"], names["source-port"]
+    if (
+        address_parameter is None
+        or port_parameter is None
+        or source_parameter is None
+        or source_port_parameter is None
+    ):
+        missing = [name for name in names if names[name] is None and name != "ttl"]
+        raise SyntaxFault(
+            "missing: " + ", ".join(f"X-JTap-Cdest-{name.title()}" for name in missing),
+            status=Status.JTAP_FAILURE,
+        )
+    addresses = grammar.address_list(address_parameter)
+    ports = _numbers(port_parameter)
+    sources = grammar.address_list(source_parameter)
+    source_ports = _numbers(source_port_parameter)
+    if not len(addresses) == len(ports) == max(len(cdest_ids), 1):
+        raise SyntaxFault(
+            "Cdest-ID, X-JTap-Cdest-Dest-Address and X-JTap-Cdest-Dest-Port have one entry each, or two each",
+            address_parameter,
+            port_parameter,
+            status=Status.IMPROPER_FILTER,
+        )
+    ttl_parameter = names["ttl"]
+    ttl = 255 if ttl_parameter is None else _vendor_number(ttl_parameter, ttl_parameter.value, 255)
+    if len(sources) != 1 or len(source_ports) != 1:
+        raise SyntaxFault(
+            "X-JTap-Cdest-Source-Address and X-JTap-Cdest-Source-Port: one entry each is right",
+            source_parameter,
+            source_port_parameter,
+            status=Status.JTAP_FAILURE,
+        )
+    for address in addresses:
+        _check_outer(address, sources[0], address_parameter, source_parameter)
+    return tuple(
+        Delivery(address, port, sources[0], source_ports[0], ttl)
+        for address, port in zip(addresses, ports, strict=True)
+    )
+
+
+def _check_outer(
+    address: IPv4Address | IPv6Address,
+    source: IPv4Address | IPv6Address,
+    address_parameter: Parameter,
+    source_parameter: Parameter,
+) -> None:
+    """One outer header has addresses of one family, and both must be a host's."""
+    if address.version != source.version:
+        raise SyntaxFault(
+            "X-JTap-Cdest-Dest-Address and -Source-Address must be of one family",
+            address_parameter,
+            source_parameter,
+            status=Status.JTAP_FAILURE,
+        )
+    for given, host in ((address_parameter, address), (source_parameter, source)):
+        if host.is_unspecified or host.is_multicast:
+            raise SyntaxFault(
+                f"{given.name}: the address of one host is right",
+                given,
+                status=Status.JTAP_FAILURE,
+            )
+
+
+def _vendor_number(given: Parameter, text: str, highest: int) -> int:
+    try:
+        return grammar.number(Parameter(given.name, text, given.line), highest)
+    except SyntaxFault as fault:
+        raise SyntaxFault(fault.info, given, status=Status.JTAP_FAILURE) from None
+
+
+def _numbers(given: Parameter) -> tuple[int, ...]:
+    ports = tuple(_vendor_number(given, text.strip(), 65_535) for text in given.value.split(","))
+    if 0 in ports:
+        info = f"{given.name}: ports from 1 to 65535 are right"
+        raise SyntaxFault(info, given, status=Status.JTAP_FAILURE)
+    return ports
+
+
+def _refuse_unsupported(given: Mapping[str, Parameter]) -> None:
+    named = [given[name] for name in sorted(_UNSUPPORTED) if name in given]
+    if "x-jtap-vrf-name" in given and any("interface" in name for name in given):
+        raise SyntaxFault(
+            "X-JTap-VRF-Name cannot stand beside an interface",
+            *named,
+            status=Status.IMPROPER_FILTER,
+        )
+    if named:
+        raise SyntaxFault(
+            f"{named[0].name} cannot be matched by this tap; without it the filter would be wider",
+            *named,
+            status=Status.JTAP_FAILURE,
+        )
+
+
+_PARSERS: Final[Mapping[str, Callable[[Version, Envelope, Mapping[str, Parameter], Limits], Request]]] = {
+    "ADD": _parse_add,
+    "DELETE": _parse_delete,
+    "LIST": _parse_list,
+    "NOOP": _parse_noop,
+}

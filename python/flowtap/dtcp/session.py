@@ -1,0 +1,248 @@
+"""One peer's conversation, without I/O and without a clock: octets in, events out, answers in, octets out.
+
+Over a stream that belongs to a login the Csource-ID must be the login's name; the sequence number is
+repeated in the answer and not checked, because the real clients restart and repeat it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from flowtap.dtcp import authentication, codec, grammar
+from flowtap.dtcp.grammar import SyntaxFault
+from flowtap.dtcp.messages import ErrorResult, Response
+from flowtap.dtcp.render import Dialect, render_notification, render_request, render_response
+from flowtap.dtcp.reply import Reply, parse_reply
+from flowtap.dtcp.status import Status
+from flowtap.dtcp.stream import MessageReader
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from flowtap.dtcp.authentication import Key
+    from flowtap.dtcp.limits import Limits
+    from flowtap.dtcp.messages import Notification, Request, Result, Version
+
+__all__ = [
+    "ClientConnection",
+    "Event",
+    "Keys",
+    "Rejected",
+    "RequestReceived",
+    "RequestRefused",
+    "ServerConnection",
+]
+
+
+class Keys(Protocol):
+    """Knows the shared secrets."""
+
+    def key_for(self, csource_id: str) -> Key | None:
+        """The secret of a control source; None where there is no such control source."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestReceived:
+    """An authentic request that can be read; answer it with `ServerConnection.respond`."""
+
+    request: Request
+
+    @property
+    def version(self) -> Version:
+        """The version that the answer has."""
+        return self.request.version
+
+    @property
+    def seq(self) -> str:
+        """The sequence number that the answer repeats."""
+        return self.request.seq
+
+    @property
+    def csource_id(self) -> str:
+        """Who asked."""
+        return self.request.csource_id
+
+
+@dataclass(frozen=True, slots=True)
+class RequestRefused:
+    """An authentic request that is wrong; answer it with its own ``error``."""
+
+    version: Version
+    csource_id: str
+    seq: str
+    error: ErrorResult
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A message that gets no answer at all and is to be logged [DTCP §4.4].
+
+    Attributes:
+        status: The code to log.
+        reason: Why, without anything of the message's content.
+    """
+
+    status: Status
+    reason: str
+
+
+Event = RequestReceived | RequestRefused | Rejected
+
+
+class ServerConnection:
+    """The server's end of one stream.
+
+    Args:
+        limits: Bounds of what the peer may send.
+        keys: The shared secrets.
+        principal: The login's name where the stream belongs to a login.
+        dialect: The form of the answers.
+    """
+
+    def __init__(
+        self,
+        *,
+        limits: Limits,
+        keys: Keys,
+        principal: str | None = None,
+        dialect: Dialect = Dialect.VENDOR,
+    ) -> None:
+        self._limits = limits
+        self._keys = keys
+        self._principal = principal
+        self._dialect = dialect
+        self._reader = MessageReader(limits)
+        self._output = bytearray()
+
+    def receive_data(self, data: bytes) -> None:
+        """Takes octets as they came."""
+        self._reader.feed(data)
+
+    def next_event(self) -> Event | None:
+        """What the octets so far say next; None when more are needed."""
+        try:
+            message = self._reader.next_message()
+        except LookupError:
+            return None
+        if message is None:
+            reason = f"a message longer than {self._limits.message_octets} octets"
+            return Rejected(Status.INVALID_AUTHENTICATION, reason)
+        return self._event(message)
+
+    def _event(self, message: bytes) -> Event:
+        text, given = authentication.split(message)
+        if given is None:
+            return Rejected(Status.INVALID_AUTHENTICATION, "no Authentication-Info as the last line")
+        try:
+            envelope = codec.open_envelope(text, self._limits)
+        except SyntaxFault as fault:
+            return Rejected(Status.INVALID_AUTHENTICATION, fault.info)
+        key = self._keys.key_for(envelope.csource_id)
+        if key is None:
+            return Rejected(Status.UNKNOWN_CONTROL_SOURCE, "the Csource-ID is not configured")
+        if self._principal is not None and envelope.csource_id != self._principal:
+            return Rejected(Status.UNKNOWN_CONTROL_SOURCE, "the Csource-ID is not the login's name")
+        if not authentication.authenticate(text, given, key):
+            return Rejected(Status.INVALID_AUTHENTICATION, "the digest does not fit the text")
+        try:
+            return RequestReceived(codec.parse_request(envelope, self._limits))
+        except SyntaxFault as fault:
+            error = ErrorResult(fault.status, fault.parameters, fault.info)
+            version = _answered_version(envelope.start_line)
+            return RequestRefused(version, envelope.csource_id, envelope.seq, error)
+
+    def respond(self, event: RequestReceived | RequestRefused, result: Result, now: datetime) -> None:
+        """Queues the answer to a request.
+
+        Args:
+            event: The request's event.
+            result: What came of it.
+            now: Wall time for the answer's Timestamp.
+        """
+        response = Response(event.version, event.seq, now, result)
+        self.send(response, event.csource_id)
+
+    def send(self, message: Response | Notification, csource_id: str) -> None:
+        """Queues a message, signed with the control source's secret.
+
+        Raises:
+            LookupError: There is no such control source any more.
+        """
+        key = self._keys.key_for(csource_id)
+        if key is None:
+            raise LookupError("the control source has no key any more")
+        if isinstance(message, Response):
+            self._output += render_response(message, self._dialect, key)
+        else:
+            self._output += render_notification(message, key)
+
+    def data_to_send(self) -> bytes:
+        """Everything that is to be sent now; empty when there is nothing."""
+        data = bytes(self._output)
+        self._output.clear()
+        return data
+
+
+def _answered_version(start_line: str) -> Version:
+    """The request's own version where it is one that is served, the newest old one otherwise."""
+    try:
+        version = grammar.request_line(start_line)[1]
+    except SyntaxFault:
+        return codec.VERSIONS[1]
+    return version if version in codec.VERSIONS else codec.VERSIONS[1]
+
+
+class ClientConnection:
+    """The client's end of one stream.
+
+    Args:
+        key: The shared secret.
+        limits: Bounds of what the server may send.
+    """
+
+    def __init__(self, *, key: Key, limits: Limits) -> None:
+        self._key = key
+        self._reader = MessageReader(limits)
+        self._output = bytearray()
+        self._lines = bytearray()
+
+    def send(self, request: Request) -> None:
+        """Queues a request."""
+        self._output += render_request(request, self._key)
+
+    def send_signed(self, message: bytes) -> None:
+        """Queues octets as they are: a message that was signed elsewhere."""
+        self._output += message
+
+    def data_to_send(self) -> bytes:
+        """Everything that is to be sent now; empty when there is nothing."""
+        data = bytes(self._output)
+        self._output.clear()
+        return data
+
+    def receive_data(self, data: bytes) -> None:
+        """Takes octets as they came."""
+        self._reader.feed(data)
+
+    def next_reply(self) -> Reply | None:
+        """The next response; None when more octets are needed.
+
+        A response in the draft's form may have empty lines inside: it ends behind its digest.
+
+        Raises:
+            ReplyError: It cannot be read or is not authentic.
+        """
+        while True:
+            try:
+                piece = self._reader.next_message()
+            except LookupError:
+                return None
+            if piece is None:
+                self._lines.clear()
+                continue
+            self._lines += piece
+            if authentication.split(bytes(self._lines))[1] is not None:
+                message = bytes(self._lines)
+                self._lines.clear()
+                return parse_reply(message, self._key)
