@@ -1,0 +1,66 @@
+"""When an intercept ends, and how much of it is left [DTCP §5.4.1].
+
+Time runs on the monotonic clock, so a step of the wall clock neither ends nor extends anything.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from flowtap.control.model import NANOSECONDS, Count
+from flowtap.dtcp.messages import Timeouts
+
+if TYPE_CHECKING:
+    from flowtap.control.model import Intercept
+
+__all__ = ["deadline_ns", "reason_to_end", "remaining"]
+
+
+def _idle_since_ns(intercept: Intercept, count: Count) -> int:
+    return max(intercept.added_ns, count.last_match_ns or 0)
+
+
+def deadline_ns(intercept: Intercept, count: Count) -> int | None:
+    """When time ends the intercept if nothing matches any more; None for never."""
+    deadlines = []
+    if intercept.timeouts.idle_s:
+        deadlines.append(_idle_since_ns(intercept, count) + intercept.timeouts.idle_s * NANOSECONDS)
+    if intercept.timeouts.total_s:
+        deadlines.append(intercept.added_ns + intercept.timeouts.total_s * NANOSECONDS)
+    return min(deadlines, default=None)
+
+
+def reason_to_end(intercept: Intercept, count: Count, now_ns: int) -> str | None:
+    """Which time-out has ended the intercept, None while it runs. A zero is a time-out not used."""
+    left = remaining(intercept, count, now_ns)
+    given = intercept.timeouts
+    for name, limit, rest in (
+        ("total", given.total_s, left.total_s),
+        ("idle", given.idle_s, left.idle_s),
+        ("packets", given.packets, left.packets),
+        ("bytes", given.octets, left.octets),
+    ):
+        if limit and rest == 0:
+            return name
+    return None
+
+
+def remaining(intercept: Intercept, count: Count, now_ns: int) -> Timeouts:
+    """What is left of every time-out that was given, seconds rounded up."""
+    given = intercept.timeouts
+
+    def seconds(limit: int | None, since_ns: int) -> int | None:
+        if limit is None:
+            return None
+        left_ns = limit * NANOSECONDS - max(now_ns - since_ns, 0)
+        return max(-(-left_ns // NANOSECONDS), 0)
+
+    def budget(limit: int | None, used: int) -> int | None:
+        return None if limit is None else max(limit - used, 0)
+
+    return Timeouts(
+        idle_s=seconds(given.idle_s, _idle_since_ns(intercept, count)),
+        total_s=seconds(given.total_s, intercept.added_ns),
+        packets=budget(given.packets, count.packets),
+        octets=budget(given.octets, count.octets),
+    )
