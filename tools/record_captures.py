@@ -103,9 +103,7 @@ def record_all(chosen: list[Recording], output: Path) -> None:
                 continue
             record(scene, recording, output)
             by = ", ".join(map(named_with_version, (recording.recorder, *recording.programs)))
-            row = row_of(
-                output, output / recording.name, made="recorded", by=by, content=recording.content
-            )
+            row = row_of(output, output / recording.name, made="recorded", by=by, content=recording.content)
             rows[recording.name] = row
             print(f"{recording.name}: {row.frames} frames", flush=True)
     for row in compress(output):

@@ -30,9 +30,7 @@ LINK_TYPE_LOOP = 108
 
 SCENE = "scene.pcap.gz"
 DEMO_NAME = "demo.pcapng"
-DEMO_COMMENT = (
-    "Recorded with real programs; subject 30 wrapped in 802.1Q, subject 40 in PPPoE in 802.1Q"
-)
+DEMO_COMMENT = "Recorded with real programs; subject 30 wrapped in 802.1Q, subject 40 in PPPoE in 802.1Q"
 VLAN_SUBJECT_MAC = bytes.fromhex("02005e000130")
 PPPOE_SUBJECT_MAC = bytes.fromhex("02005e000140")
 
@@ -70,8 +68,7 @@ WRAPPED = (
     ),
     Wrapped(
         *("gtpu.pcap", "dns.pcap", ETHERNET, wrapping.gtpu),
-        "GTP-U between 203.0.113.1 and 203.0.113.2, UDP 2152, TEID 0x5001 upstream and 0x6001 "
-        "downstream",
+        "GTP-U between 203.0.113.1 and 203.0.113.2, UDP 2152, TEID 0x5001 upstream and 0x6001 downstream",
     ),
     Wrapped(
         *("null.pcap", "icmp.pcap", LINK_TYPE_NULL, wrapping.null),
@@ -112,9 +109,7 @@ def make(captures: Path, output: Path, demo: Path) -> None:
     """Writes every wrapped capture."""
     for item in WRAPPED:
         recorded = read_pcap(captures / item.source)
-        (output / item.name).write_bytes(
-            pcap_octets(wrapped_capture(recorded, item.link_type, item.wrap))
-        )
+        (output / item.name).write_bytes(pcap_octets(wrapped_capture(recorded, item.link_type, item.wrap)))
     scene = wrapped_capture(read_pcap(captures / SCENE), LINK_TYPE_ETHERNET, wrap_for_demo)
     (demo / DEMO_NAME).write_bytes(pcapng_octets(scene, "access", DEMO_COMMENT))
 
@@ -124,9 +119,7 @@ def describe(captures: Path, demo: Path) -> None:
     rows = read_rows(captures)
     for item in WRAPPED:
         by = f"wrap_captures.py from {item.source}"
-        rows[item.name] = row_of(
-            captures, captures / item.name, made="wrapped", by=by, content=item.content
-        )
+        rows[item.name] = row_of(captures, captures / item.name, made="wrapped", by=by, content=item.content)
     by = f"wrap_captures.py from {SCENE}"
     row = row_of(captures, demo / DEMO_NAME, made="wrapped", by=by, content=DEMO_CONTENT)
     rows[row.file] = row

@@ -23,6 +23,7 @@ from flowtap._flowtap import (
     Stats,
     Tap,
     __version__,
+    capture_link_type,
     explain,
 )
 from flowtap.errors import (
@@ -58,5 +59,6 @@ __all__ = [
     "Stats",
     "Tap",
     "__version__",
+    "capture_link_type",
     "explain",
 ]

@@ -22,6 +22,7 @@ __all__ = [
     "Stats",
     "Tap",
     "__version__",
+    "capture_link_type",
     "explain",
 ]
 
@@ -363,6 +364,7 @@ class Explanation:
     @property
     def octets(self) -> int: ...
 
+def capture_link_type(path: str) -> LinkType | None: ...
 def explain(path: str, table: FilterTable | None = None) -> Iterator[Explanation]: ...
 
 @final

@@ -40,10 +40,7 @@ COMPLAINTS = " || ".join(
     (
         "_ws.malformed",
         "_ws.expert.severity == error",
-        *(
-            f"{name}.checksum.status == bad"
-            for name in ("ip", "tcp", "udp", "icmp", "icmpv6", "sctp")
-        ),
+        *(f"{name}.checksum.status == bad" for name in ("ip", "tcp", "udp", "icmp", "icmpv6", "sctp")),
     )
 )
 OUR_NETWORKS = tuple(

@@ -122,9 +122,7 @@ def without_machine(content: bytes) -> bytes:
             unwanted = {OPTION_SECTION_HARDWARE, OPTION_SECTION_SYSTEM}
             parts.append(_block(kind, body[:16] + _without_options(body[16:], unwanted)))
         elif kind == INTERFACE_DESCRIPTION:
-            parts.append(
-                _block(kind, body[:8] + _without_options(body[8:], {OPTION_INTERFACE_SYSTEM}))
-            )
+            parts.append(_block(kind, body[:8] + _without_options(body[8:], {OPTION_INTERFACE_SYSTEM})))
         else:
             parts.append(_block(kind, body))
     return b"".join(parts)

@@ -204,9 +204,7 @@ def measure(scene: Scene, number: int, version: int, *words: str) -> None:
     scene.topology.execute(subject(number), *command)
 
 
-def send_datagram(
-    scene: Scene, number: int, version: int, text: str, port: int = ECHO_PORT
-) -> None:
+def send_datagram(scene: Scene, number: int, version: int, text: str, port: int = ECHO_PORT) -> None:
     """One UDP datagram with netcat; to another port than the default one it is refused."""
     source, server = pick(number, "echo", version)
     message = scene.directory / f"datagram-{number}-{version}"

@@ -38,9 +38,7 @@ def send_ipv6(source: str, destination: str, port: int) -> None:
             ancillary = [(socket.IPPROTO_IPV6, kind, value) for kind, value in headers]
             sender.sendmsg([text.encode()], ancillary, 0, (destination, port))
             time.sleep(PAUSE_S)
-        everything = [
-            (socket.IPPROTO_IPV6, kind, value) for kind, value in EXTENSION_HEADERS[-1][1]
-        ]
+        everything = [(socket.IPPROTO_IPV6, kind, value) for kind, value in EXTENSION_HEADERS[-1][1]]
         sender.sendmsg([b"fragmented " * 200], everything, 0, (destination, port))
 
 

@@ -98,9 +98,7 @@ class Processes:
         """What a background program has written so far."""
         return self._logs[process.pid].read_text(errors="replace")
 
-    def wait_for_text(
-        self, process: subprocess.Popen[bytes], text: str, timeout_s: float = 10.0
-    ) -> None:
+    def wait_for_text(self, process: subprocess.Popen[bytes], text: str, timeout_s: float = 10.0) -> None:
         """Waits until a background program has written `text`."""
         deadline = time.monotonic() + timeout_s
         while text not in self.log_of(process):
@@ -109,9 +107,7 @@ class Processes:
                 raise RecordingError(message)
             time.sleep(POLL_S)
 
-    def stop(
-        self, process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTERM
-    ) -> None:
+    def stop(self, process: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTERM) -> None:
         """Ends one background program, by force if it does not obey in time."""
         if process in self._running:
             self._running.remove(process)

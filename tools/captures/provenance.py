@@ -128,9 +128,7 @@ def demo_lines(scene: Capture) -> list[str]:
         total.octets += sums.octets
         total.fragments += sums.fragments
         ports = sorted(sums.subject_ports)
-        listed = (
-            ", ".join(map(str, ports)) if len(ports) <= MOST_PORTS_LISTED else f"{len(ports)} ports"
-        )
+        listed = ", ".join(map(str, ports)) if len(ports) <= MOST_PORTS_LISTED else f"{len(ports)} ports"
         there = "-" if port is None else str(port)
         cells = (subject, listed or "-", protocol, other, there)
         lines.append((*cells, str(sums.frames), str(sums.fragments), str(sums.octets)))
@@ -144,9 +142,7 @@ def demo_lines(scene: Capture) -> list[str]:
 
 
 def _conversations(scene: Capture) -> dict[tuple[str, str, str, int | None], Conversation]:
-    packets = [
-        _packet(octets) for frame in scene.frames if (octets := ip_packet(frame.data)) is not None
-    ]
+    packets = [_packet(octets) for frame in scene.frames if (octets := ip_packet(frame.data)) is not None]
     # A later fragment has no ports; it goes with the first one of its datagram, early or late.
     ports_of_datagram: dict[tuple[str, str, int | None], tuple[int, int]] = {
         (packet.source, packet.destination, packet.identification): packet.ports
@@ -160,9 +156,7 @@ def _conversations(scene: Capture) -> dict[tuple[str, str, str, int | None], Con
         upstream = _is_subject(packet.source)
         if not upstream and not _is_subject(packet.destination):
             continue
-        here, there = (
-            (packet.source, packet.destination) if upstream else (packet.destination, packet.source)
-        )
+        here, there = (packet.source, packet.destination) if upstream else (packet.destination, packet.source)
         # Without ports both stay away: ICMP, and nothing else in these captures.
         near, far = (None, None) if ports is None else (ports if upstream else ports[::-1])
         protocol = PROTOCOL_NAMES.get(packet.protocol, str(packet.protocol))
@@ -177,9 +171,7 @@ def _conversations(scene: Capture) -> dict[tuple[str, str, str, int | None], Con
 
 def _is_subject(address: str) -> bool:
     parsed = ipaddress.ip_address(address)
-    return address not in ROUTER_ADDRESSES and any(
-        parsed in network for network in SUBJECT_NETWORKS
-    )
+    return address not in ROUTER_ADDRESSES and any(parsed in network for network in SUBJECT_NETWORKS)
 
 
 def _packet(octets: bytes) -> Packet:

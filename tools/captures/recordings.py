@@ -273,12 +273,8 @@ def overlay(scene: Scene) -> Iterator[None]:
             scene.topology.quieten(namespace, "overlay")
             scene.topology.ip(namespace, "link set overlay up")
         scene.topology.ip(EDGE, f"route add {server_ipv4('http')}/32 dev overlay")
-        scene.topology.ip(
-            SERVERS, f"route add {NEAR_TUNNEL_END}/32 dev overlay src {server_ipv4('http')}"
-        )
-        scene.topology.ip(
-            SERVERS, f"route add {subject_ipv4(20)}/32 via {NEAR_TUNNEL_END} dev overlay"
-        )
+        scene.topology.ip(SERVERS, f"route add {NEAR_TUNNEL_END}/32 dev overlay src {server_ipv4('http')}")
+        scene.topology.ip(SERVERS, f"route add {subject_ipv4(20)}/32 via {NEAR_TUNNEL_END} dev overlay")
         yield
     finally:
         for namespace in (EDGE, SERVERS):
@@ -332,8 +328,7 @@ RECORDINGS = (
     Recording(
         "dns.pcap",
         dns,
-        "A, AAAA, CNAME, MX, TXT, SRV, PTR, no such name; over UDP, TCP, and cut off then "
-        "TCP; IPv4 and IPv6",
+        "A, AAAA, CNAME, MX, TXT, SRV, PTR, no such name; over UDP, TCP, and cut off then TCP; IPv4 and IPv6",
         ("dig", "dnsmasq"),
     ),
     Recording(
@@ -342,9 +337,7 @@ RECORDINGS = (
         "GET, HEAD, POST, 404, several requests on a connection; IPv4 and IPv6",
         ("curl", "lighttpd"),
     ),
-    Recording(
-        "ssh.pcap", ssh, "key exchange, login, SFTP transfer; IPv4 and IPv6", ("sftp", "sshd")
-    ),
+    Recording("ssh.pcap", ssh, "key exchange, login, SFTP transfer; IPv4 and IPv6", ("sftp", "sshd")),
     Recording(
         "voip.pcap",
         voip,
@@ -461,10 +454,7 @@ def _recorder_words(recording: Recording, path: Path) -> list[str]:
 
 def _require_no_loss(name: str, log: str) -> None:
     lost = [int(number) for number in re.findall(r"(\d+) packets dropped", log)]
-    lost += [
-        int(number)
-        for number in re.findall(r"received/dropped on interface '[^']*': \d+/(\d+)", log)
-    ]
+    lost += [int(number) for number in re.findall(r"received/dropped on interface '[^']*': \d+/(\d+)", log)]
     if any(lost) or not lost:
         message = f"{name}: the recorder lost frames or did not say:\n{log[-1000:]}"
         raise RecordingError(message)

@@ -126,9 +126,7 @@ def start_web_server(scene: Scene) -> None:
     ]
     configuration = scene.directory / "lighttpd.conf"
     configuration.write_text("\n".join(lines) + "\n")
-    scene.processes.start(
-        "lighttpd", *scene.topology.inside(SERVERS, "lighttpd", "-D", "-f", configuration)
-    )
+    scene.processes.start("lighttpd", *scene.topology.inside(SERVERS, "lighttpd", "-D", "-f", configuration))
 
 
 def start_ssh_server(scene: Scene) -> None:
@@ -198,9 +196,7 @@ def wait_for_listeners(
     deadline = time.monotonic() + timeout_s
     while True:
         open_ports = set()
-        for line in scene.topology.execute(
-            SERVERS, "ss", "-H", "-l", "-n", "-t", "-u"
-        ).splitlines():
+        for line in scene.topology.execute(SERVERS, "ss", "-H", "-l", "-n", "-t", "-u").splitlines():
             kind, _, _, _, local, *_ = line.split()
             open_ports.add(f"{kind}:{local.rpartition(':')[2]}")
         if wanted <= open_ports:

@@ -165,9 +165,7 @@ class Topology:
             EDGE,
             "link add access address 02:00:5e:00:01:01 type bridge mcast_snooping 0 stp_state 0",
         )
-        self._link(
-            End(EDGE, "core", "02:00:5e:00:02:01"), End(SERVERS, "eth0", "02:00:5e:00:02:02")
-        )
+        self._link(End(EDGE, "core", "02:00:5e:00:02:01"), End(SERVERS, "eth0", "02:00:5e:00:02:02"))
         for number in SUBJECT_NUMBERS:
             self._add_namespace(subject(number))
             port = End(EDGE, f"line{number}", f"02:00:5e:00:03:{number:02d}")

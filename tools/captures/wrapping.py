@@ -121,9 +121,7 @@ def loop(frame: bytes) -> bytes | None:
     packet = ip_packet(frame)
     if packet is None:
         return None
-    return (
-        struct.pack(">I", FAMILY_IPV4 if packet[0] >> 4 == IPV4 else FAMILY_IPV6_OPENBSD) + packet
-    )
+    return struct.pack(">I", FAMILY_IPV4 if packet[0] >> 4 == IPV4 else FAMILY_IPV6_OPENBSD) + packet
 
 
 def ip_packet(frame: bytes) -> bytes | None:

@@ -28,7 +28,7 @@ mod _flowtap {
         criteria::{ContentDestination, Criteria},
         engine::{BpfProgram, Engine},
         explain::{Explanation, explain},
-        link_type::LinkType,
+        link_type::{LinkType, capture_link_type},
         receiver::Receiver,
         replay::{Replay, ReplayReport},
         stats::{CriterionStats, DestinationStats, Stats},

@@ -1,7 +1,10 @@
 //! Link types.
 
 use flowtap_core::frame::LinkType as CoreLinkType;
+use flowtap_io::files::CaptureReader;
 use pyo3::prelude::*;
+
+use crate::errors;
 
 /// A link type by its registry number.
 #[pyclass(frozen, eq, hash, from_py_object, module = "flowtap")]
@@ -45,4 +48,21 @@ impl LinkType {
     fn __repr__(&self) -> String {
         format!("LinkType({})", self.0.number())
     }
+}
+
+/// How the frames of a capture start, by its first interface; None for one that describes none before its first frame.
+#[pyfunction]
+pub(crate) fn capture_link_type(py: Python<'_>, path: &str) -> PyResult<Option<LinkType>> {
+    py.detach(|| {
+        let failed = |error| errors::from_capture(&error);
+        let mut reader = CaptureReader::open(path).map_err(failed)?;
+        if reader.interfaces().is_empty() {
+            // A pcapng file describes its interfaces in front of their frames.
+            reader.next_frame().map_err(failed)?;
+        }
+        Ok(reader
+            .interfaces()
+            .first()
+            .map(|interface| LinkType(interface.link_type)))
+    })
 }

@@ -1,0 +1,5 @@
+"""``python -m flowtap``."""
+
+from flowtap.cli.main import main
+
+main()
