@@ -1,0 +1,119 @@
+"""Who may log in: password hashes (Argon2) and authorised keys, read once at the start."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import argon2
+import asyncssh
+
+from flowtap.config import read_secret
+from flowtap.dtcp import Key
+from flowtap.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from flowtap.config import LoadedConfiguration
+
+__all__ = ["Login", "Logins", "hash_password"]
+
+FIXED_KEY = Key(b"Juniper")
+"""The key of the vendor's clients over SSH: the login authorises, the digest only guards the text."""
+
+_HASHER = argon2.PasswordHasher()
+
+
+def hash_password(password: str) -> str:
+    """The hash that a password hash file holds."""
+    return _HASHER.hash(password)
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """One user.
+
+    Attributes:
+        name: The login's name.
+        permissions: Those of its class.
+        password_hash: Argon2, None where there is no password.
+        authorized_keys: Public keys that may log in, None where there are none.
+        key: The DTCP secret of the control source of this name, None where there is none.
+    """
+
+    name: str
+    permissions: frozenset[str]
+    password_hash: str | None
+    authorized_keys: asyncssh.SSHAuthorizedKeys | None
+    key: Key | None
+
+
+class Logins:
+    """All users of a configuration.
+
+    Raises:
+        ConfigurationError: A file cannot be used.
+    """
+
+    def __init__(self, configuration: LoadedConfiguration) -> None:
+        self._logins = {name: _login(configuration, name) for name in configuration.values.login.user}
+        # Somebody unknown must not be told apart by the time that a refusal takes.
+        self._nobody = hash_password(secrets.token_hex(16))
+
+    def get(self, name: str) -> Login | None:
+        """The user of that name."""
+        return self._logins.get(name)
+
+    def key_for(self, csource_id: str) -> Key | None:
+        """The DTCP secret of a control source; None where there is none."""
+        login = self._logins.get(csource_id)
+        return login.key if login is not None else None
+
+    async def check_password(self, name: str, password: str) -> bool:
+        """Whether the password is right; takes as long for a name that does not exist."""
+        login = self._logins.get(name)
+        password_hash = login.password_hash if login is not None else None
+        return await asyncio.to_thread(_verify, password_hash or self._nobody, password) and bool(
+            password_hash
+        )
+
+
+def _verify(password_hash: str, password: str) -> bool:
+    try:
+        return _HASHER.verify(password_hash, password)
+    except argon2.exceptions.VerificationError:
+        return False
+
+
+def _login(configuration: LoadedConfiguration, name: str) -> Login:
+    user = configuration.values.login.user[name]
+    where = f"login.user.{name}"
+    password_hash = None
+    if user.password_hash_file is not None:
+        key = f"{where}.password_hash_file"
+        password_hash = read_secret(configuration, user.password_hash_file, key).decode("utf-8", "replace")
+        try:
+            argon2.extract_parameters(password_hash)
+        except argon2.exceptions.InvalidHashError:
+            raise ConfigurationError(f"{key}: holds no Argon2 hash", key=key) from None
+    authorized_keys = None
+    if user.authorized_keys_file is not None:
+        key = f"{where}.authorized_keys_file"
+        path = configuration.locate(user.authorized_keys_file)
+        try:
+            authorized_keys = asyncssh.read_authorized_keys(str(path))
+        except OSError as error:
+            raise ConfigurationError(f"{key}: {path}: cannot be read: {error.strerror}", key=key) from None
+        except ValueError:
+            raise ConfigurationError(f"{key}: {path}: is no authorized_keys file", key=key) from None
+    dtcp_key = None
+    source = configuration.values.control_source.get(name)
+    if source is not None:
+        if source.key_file is None:
+            dtcp_key = FIXED_KEY
+        else:
+            key = f"control_source.{name}.key_file"
+            dtcp_key = Key(read_secret(configuration, source.key_file, key))
+    permissions = configuration.values.login.classes[user.login_class].permissions
+    return Login(name, frozenset(permissions), password_hash, authorized_keys, dtcp_key)

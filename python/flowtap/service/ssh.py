@@ -1,0 +1,291 @@
+"""DTCP over SSH: one subsystem, no shell, no commands, no forwarding.
+
+Connections are accepted by our own loop, which refuses before any key exchange; asyncssh takes over
+those that are admitted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+from functools import partial
+from ipaddress import ip_address
+from typing import TYPE_CHECKING
+
+import asyncssh
+
+from flowtap.control import PERMISSION_TASK, Principal
+from flowtap.dtcp import Dialect, Limits, Rejected, RequestReceived, ServerConnection
+from flowtap.errors import ConfigurationError, PermissionMissingError
+from flowtap.service import clock
+
+if TYPE_CHECKING:
+    from flowtap.dtcp import RequestRefused, Result
+    from flowtap.service.admission import Admission, Ticket
+    from flowtap.service.logins import Login, Logins
+    from flowtap.service.tasking import TaskingLoop
+
+__all__ = ["SUBSYSTEM", "SshService"]
+
+_LOG = logging.getLogger(__name__)
+
+SUBSYSTEM = "flow-tap-dtcp"
+LOGIN_TIMEOUT_S = 15
+PENDING_MAX = 256
+"""Unanswered requests of one session; then nothing more is read from it."""
+BACKLOG = 128
+
+
+class _Session(asyncssh.SSHServerSession[bytes]):
+    """One channel."""
+
+    def __init__(self, service: SshService, login: Login, principal: Principal) -> None:
+        self.principal = principal
+        self._service = service
+        self._login = login
+        self._channel: asyncssh.SSHServerChannel[bytes] | None = None
+        self._dtcp = ServerConnection(
+            limits=Limits(), keys=service.logins, principal=login.name, dialect=service.dialect
+        )
+        self._pending = 0
+        self._ended = False
+
+    def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
+        self._channel = chan
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncssh's signature
+        self._channel = None
+
+    def pty_requested(
+        self,
+        term_type: str,  # noqa: ARG002 - asyncssh's signature
+        term_size: tuple[int, int, int, int],  # noqa: ARG002
+        term_modes: object,  # noqa: ARG002
+    ) -> bool:
+        return False
+
+    def subsystem_requested(self, subsystem: str) -> bool:
+        allowed = PERMISSION_TASK in self._login.permissions
+        if subsystem != SUBSYSTEM or not allowed:
+            _LOG.warning(
+                "login %s from %s: subsystem refused%s",
+                self._login.name,
+                self.principal.address,
+                "" if allowed else ": its class may not task",
+            )
+            return False
+        return True
+
+    def data_received(self, data: bytes, datatype: asyncssh.DataType) -> None:  # noqa: ARG002
+        self._dtcp.receive_data(data)
+        while (event := self._dtcp.next_event()) is not None:
+            if isinstance(event, Rejected):
+                _LOG.warning(
+                    "%d %s: login %s from %s: %s",
+                    event.status,
+                    event.status.reason,
+                    self._login.name,
+                    self.principal.address,
+                    event.reason,
+                )
+                continue
+            self._pending += 1
+            self._service.tasking.put(self, event)
+        if self._pending >= PENDING_MAX and self._channel is not None:
+            self._channel.pause_reading()
+
+    def eof_received(self) -> bool:
+        self._ended = True
+        if self._pending == 0 and self._channel is not None:
+            self._channel.exit(0)
+        # The channel stays open for the answers.
+        return True
+
+    def answer(self, event: RequestReceived | RequestRefused, result: Result) -> None:
+        self._pending -= 1
+        self._dtcp.respond(event, result, clock.now().wall)
+
+    def flush(self) -> None:
+        data = self._dtcp.data_to_send()
+        if self._channel is None:
+            return
+        self._channel.write(data)
+        if self._pending < PENDING_MAX:
+            self._channel.resume_reading()
+        if self._ended and self._pending == 0:
+            self._channel.exit(0)
+
+
+class _Server(asyncssh.SSHServer):
+    """One connection."""
+
+    def __init__(self, service: SshService, ticket: Ticket, peer: str) -> None:
+        self._service = service
+        self._ticket = ticket
+        self._peer = peer
+        self._connection: asyncssh.SSHServerConnection | None = None
+        self._login: Login | None = None
+
+    def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
+        self._connection = conn
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._service.admission.release(self._ticket)
+        if exc is not None and not self._ticket.is_authenticated:
+            _LOG.warning("no login from %s: %s", self._peer, type(exc).__name__)
+
+    def begin_auth(self, username: str) -> bool:
+        self._login = self._service.logins.get(username)
+        if self._login is not None and self._login.authorized_keys is not None and self._connection:
+            self._connection.set_authorized_keys(self._login.authorized_keys)
+        return True
+
+    def password_auth_supported(self) -> bool:
+        return True
+
+    async def validate_password(self, username: str, password: str) -> bool:
+        is_right = await self._service.logins.check_password(username, password)
+        if not is_right:
+            _LOG.warning("wrong password or user from %s", self._peer)
+        return is_right
+
+    def auth_completed(self) -> None:
+        if not self._service.admission.authenticated(self._ticket):
+            _LOG.warning("login from %s refused: connection_limit is reached", self._peer)
+            if self._connection is not None:
+                self._connection.close()
+            return
+        if self._login is not None:
+            _LOG.info("login %s from %s", self._login.name, self._peer)
+
+    def session_requested(self) -> _Session | bool:
+        if self._login is None or not self._ticket.is_authenticated:
+            return False
+        principal = Principal(self._login.name, self._login.permissions, ip_address(self._peer))
+        return _Session(self._service, self._login, principal)
+
+
+class SshService:
+    """Listens, admits, and hands what is asked to the tasking loop.
+
+    Args:
+        listen: Addresses and ports; port 0 for any.
+        host_key: The private host key.
+        logins: Who may log in.
+        admission: How many may try.
+        tasking: Where requests go.
+        dialect: The form of the answers.
+    """
+
+    def __init__(
+        self,
+        *,
+        listen: list[tuple[str, int]],
+        host_key: asyncssh.SSHKey,
+        logins: Logins,
+        admission: Admission,
+        tasking: TaskingLoop,
+        dialect: Dialect,
+    ) -> None:
+        self.logins = logins
+        self.admission = admission
+        self.tasking = tasking
+        self.dialect = dialect
+        self._sockets = [_listen(address, port) for address, port in listen]
+        self._connections: set[asyncio.Task[None]] = set()
+        self._options = asyncssh.SSHServerConnectionOptions(
+            server_host_keys=[host_key],
+            encoding=None,
+            allow_pty=False,
+            agent_forwarding=False,
+            kbdint_auth=False,
+            login_timeout=LOGIN_TIMEOUT_S,
+            keepalive_interval=30,
+            keepalive_count_max=4,
+        )
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Where it listens, with the real ports."""
+        return [listening.getsockname()[:2] for listening in self._sockets]
+
+    async def run(self) -> None:
+        """Accepts connections until cancelled; then ends all of them."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for listening in self._sockets:
+                    group.create_task(self._accept(listening))
+        finally:
+            for listening in self._sockets:
+                listening.close()
+            for connection in self._connections:
+                connection.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
+
+    async def _accept(self, listening: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                accepted, peer = await loop.sock_accept(listening)
+            except OSError as error:
+                # Out of descriptors: connections that end will free some.
+                _LOG.warning("a connection could not be accepted: %s", error.strerror)
+                await asyncio.sleep(0.1)
+                continue
+            address = ip_address(peer[0].partition("%")[0])
+            address = getattr(address, "ipv4_mapped", None) or address
+            ticket = self.admission.admit(address, time.monotonic(), partial(_abort, accepted))
+            if isinstance(ticket, str):
+                _LOG.warning("connection from %s refused: %s", address, ticket)
+                accepted.close()
+                continue
+            task = asyncio.create_task(self._serve(accepted, ticket, str(address)))
+            self._connections.add(task)
+            task.add_done_callback(self._connections.discard)
+
+    async def _serve(self, accepted: socket.socket, ticket: Ticket, peer: str) -> None:
+        accepted.setblocking(False)
+        try:
+            connection = await asyncssh.run_server(
+                accepted,
+                options=self._options,
+                server_factory=lambda: _Server(self, ticket, peer),
+            )
+            async with connection:
+                await connection.wait_closed()
+        except (OSError, asyncssh.Error) as error:
+            _LOG.info("connection from %s ended: %s", peer, type(error).__name__)
+        finally:
+            self.admission.release(ticket)
+
+
+def _abort(accepted: socket.socket) -> None:
+    """Ends a connection at once; whoever serves it notices."""
+    try:
+        accepted.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        _LOG.debug("a connection had ended already")
+
+
+def _listen(address: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
+    where = f"dtcp.ssh.listen: {address} port {port}"
+    try:
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        listening.bind((address, port))
+        listening.listen(BACKLOG)
+    except PermissionError:
+        listening.close()
+        raise PermissionMissingError(
+            f"{where}: needs the right CAP_NET_BIND_SERVICE", right="CAP_NET_BIND_SERVICE"
+        ) from None
+    except OSError as error:
+        listening.close()
+        raise ConfigurationError(f"{where}: {error.strerror}", key="dtcp.ssh.listen") from None
+    listening.setblocking(False)
+    return listening
