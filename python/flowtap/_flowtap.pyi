@@ -264,6 +264,7 @@ class Tap:
         *,
         pace: Literal["recorded", "fast"] | float = "recorded",
         loop: bool = False,
+        wait_for_criteria: bool = False,
         export: bool = True,
     ) -> Tap: ...
     def start(self) -> None: ...

@@ -48,9 +48,8 @@ def mediate(
     except OSError as error:
         fail(f"{write_dir}: cannot be made: {error.strerror}")
     receiver = Receiver([parse_endpoint(text) for text in listen], str(write_dir))
-    if not as_json:
-        for address, port in receiver.addresses:
-            say(f"listening on {address} port {port}")
+    for address, port in receiver.addresses:
+        say(f"listening on {address} port {port}")
     ended = False
 
     def end() -> None:

@@ -58,6 +58,7 @@ class ReplaySection(_Section):
     files: Annotated[list[str], Field(min_length=1)]
     pace: Literal["recorded", "fast"] | Annotated[float, Field(gt=0)] = "recorded"
     loop: bool = False
+    wait_for_criteria: bool = False
 
 
 class ElementSection(_Section):

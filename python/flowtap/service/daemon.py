@@ -124,6 +124,7 @@ class Daemon:
             FilterTable.compile([]),
             pace=replay.pace if replay is not None else "recorded",
             loop=replay.loop if replay is not None else False,
+            wait_for_criteria=replay.wait_for_criteria if replay is not None else False,
         )
         data_plane = TapDataPlane(self._tap)
         control = ControlPlane(

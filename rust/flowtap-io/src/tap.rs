@@ -35,6 +35,8 @@ pub struct PlayOptions {
     pub pace: Pace,
     /// Begin again after the last one.
     pub looped: bool,
+    /// Begin when the table has its first criterion; what nobody asked for yet is not played away.
+    pub wait_for_criteria: bool,
     /// Send the copies; otherwise they are counted only.
     pub export: bool,
     /// What the caller's monotonic clock shows now, in nanoseconds: the engine's time goes on from there.

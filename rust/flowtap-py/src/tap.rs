@@ -108,13 +108,14 @@ impl Tap {
 
     /// Captures played by a worker of its own, and their copies sent.
     #[staticmethod]
-    #[pyo3(signature = (files, table, *, pace=PaceArgument::Word("recorded".to_owned()), r#loop=false, export=true))]
+    #[pyo3(signature = (files, table, *, pace=PaceArgument::Word("recorded".to_owned()), r#loop=false, wait_for_criteria=false, export=true))]
     fn replay(
         py: Python<'_>,
         files: Vec<String>,
         table: &FilterTable,
         pace: PaceArgument,
         r#loop: bool,
+        wait_for_criteria: bool,
         export: bool,
     ) -> PyResult<Self> {
         // The engine's time goes on from Python's monotonic clock, so that both can be compared.
@@ -123,6 +124,7 @@ impl Tap {
             files,
             pace: self::pace(pace)?,
             looped: r#loop,
+            wait_for_criteria,
             export,
             monotonic_ns,
         };

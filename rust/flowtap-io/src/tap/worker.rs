@@ -169,8 +169,24 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// Waits for the first criterion, where that is asked for; true if the worker is to stop.
+    fn wait_for_criteria(&mut self) -> bool {
+        loop {
+            if self.look() {
+                return true;
+            }
+            if !self.options.wait_for_criteria || !self.engine.table().slots().is_empty() {
+                return false;
+            }
+            std::thread::park_timeout(LONGEST_SLEEP);
+        }
+    }
+
     /// Plays all files, once or for ever.
     fn play_all(&mut self) {
+        if self.wait_for_criteria() {
+            return;
+        }
         let left = loop {
             match self.play_once() {
                 (Left::Ended, frames) if self.options.looped && frames > 0 => {}
