@@ -89,14 +89,17 @@ def lifetime(source: ControlSource, request: AddRequest) -> Timeouts:
     """The time-outs that rule the intercept: as asked, within policy; static ones end by policy alone.
 
     Raises:
-        Refused: The lifetime asked for is longer than policy allows.
+        Refused: Nothing would end it [DTCP §5.4.1], or the lifetime asked for is longer than policy allows.
     """
     longest_s = source.max_lifetime_s
     if request.static:
         return Timeouts(total_s=longest_s) if longest_s else Timeouts()
-    total_s = request.timeouts.total_s
+    given_times = request.timeouts
+    if not any((given_times.idle_s, given_times.total_s, given_times.packets, given_times.octets)):
+        raise Refused(Status.IMPROPER_TIMEOUT, "a time-out above 0 or the flag Static is needed")
+    total_s = given_times.total_s
     if longest_s and not (total_s and total_s <= longest_s):
         given = () if total_s is None else (Parameter("Timeout-Total", str(total_s)),)
         info = f"Timeout-Total of 1 to {longest_s} seconds is needed"
         raise Refused(Status.IMPROPER_TIMEOUT, info, *given)
-    return request.timeouts
+    return given_times

@@ -7,9 +7,10 @@ again with the next change. Requests that wait together share one transaction an
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from flowtap.control import authorize, lifetime
 from flowtap.control.audit import AuditRecord
@@ -26,6 +27,7 @@ from flowtap.dtcp.messages import (
     ListEntry,
     ListRequest,
     ListResult,
+    NoopRequest,
     NoopResult,
     Parameter,
 )
@@ -33,6 +35,7 @@ from flowtap.dtcp.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
+    from datetime import datetime
 
     from flowtap.control.model import ContentDestination, ControlSource, Intercept, Now, Principal
     from flowtap.control.ports import DataPlane, FilterCheck, Store, Transaction
@@ -42,6 +45,8 @@ __all__ = ["ControlPlane", "Ended", "Policy", "Tasked"]
 
 CRITERIA_ID_MAX = 2**32 - 1
 """The highest id that an ADD's answer can carry [DTCP §8]."""
+
+_METHODS: Final = {AddRequest: "ADD", DeleteRequest: "DELETE", ListRequest: "LIST", NoopRequest: "NOOP"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +75,13 @@ class Ended:
 
 @dataclass(frozen=True, slots=True)
 class _PendingEnd:
-    """A stop whose record could not be written yet."""
+    """A stop whose record is not written yet."""
 
     intercept: Intercept
     login: str
     reason: str
+    when: datetime
+    """When copying stopped; a record that is written later still says so."""
 
 
 class ControlPlane:
@@ -133,14 +140,16 @@ class ControlPlane:
         outcomes: list[Intercept | ErrorResult] = []
         added: dict[int, Intercept] = {}
         refusals: list[AuditRecord] = []
+        owned = Counter(each.csource_id for each in self._running.values())
         for tasked in waiting:
             try:
-                intercept = self._intercept(tasked, added, now)
+                intercept = self._intercept(tasked, owned, now)
             except Refused as refused:
                 outcomes.append(refused.result())
                 refusals.append(_refusal(tasked, refused, now))
             else:
                 added[intercept.criteria_id] = intercept
+                owned[intercept.csource_id] += 1
                 outcomes.append(intercept)
         failure = self._start(added, refusals, now)
         results: list[Result] = []
@@ -151,12 +160,11 @@ class ControlPlane:
                 results.append(failure or AddResult(outcome.criteria_id))
         return results
 
-    def _intercept(self, tasked: Tasked, added: Mapping[int, Intercept], now: Now) -> Intercept:
+    def _intercept(self, tasked: Tasked, owned: Counter[str], now: Now) -> Intercept:
         request = tasked.request
         assert isinstance(request, AddRequest)  # noqa: S101 - grouped by type
         source = authorize.control_source(tasked.principal, request, self._policy.control_sources)
-        owned = [*self._running.values(), *added.values()]
-        authorize.quota(source, sum(each.csource_id == source.id for each in owned))
+        authorize.quota(source, owned[source.id])
         if self._last_id >= CRITERIA_ID_MAX:
             raise Refused(Status.MAX_CRITERIA_EXCEEDED, "no criteria id is left")
         intercept = make_intercept(
@@ -177,7 +185,7 @@ class ControlPlane:
         """Records and installs; an error takes back everything."""
         try:
             with self._store.transaction() as transaction:
-                self._record_pending(transaction, now)
+                self._record_pending(transaction)
                 for refusal in refusals:
                     transaction.audit(refusal)
                 for intercept in added.values():
@@ -191,8 +199,8 @@ class ControlPlane:
         try:
             self._data_plane.install([*self._running.values(), *added.values()])
         except PortError:
-            ends = [_PendingEnd(each, each.login, "data plane failed") for each in added.values()]
-            self._end(ends, now)
+            reason = "data plane failed"
+            self._end([_PendingEnd(each, each.login, reason, now.wall) for each in added.values()])
             return _internal("the data plane did not take the criteria; nothing was started")
         self._running.update(added)
         return None
@@ -216,18 +224,20 @@ class ControlPlane:
             # Static criteria stay unless the request says so [DTCP §5.6].
             stopping = [each for each in selected if request.static or not each.static]
             for each in stopping:
-                ends[each.criteria_id] = _PendingEnd(each, tasked.principal.login, "deleted")
+                ends[each.criteria_id] = _PendingEnd(each, tasked.principal.login, "deleted", now.wall)
             outcomes.append(len(stopping))
-        failure = self._stop(list(ends.values()), refusals, now)
+        failure = self._stop(list(ends.values()), refusals)
         results: list[Result] = []
         for outcome in outcomes:
             if isinstance(outcome, ErrorResult):
                 results.append(outcome)
+            elif failure is not None and outcome:
+                results.append(failure)
             else:
-                results.append(failure or DeleteResult(outcome))
+                results.append(DeleteResult(outcome))
         return results
 
-    def _stop(self, ends: list[_PendingEnd], refusals: Iterable[AuditRecord], now: Now) -> ErrorResult | None:
+    def _stop(self, ends: list[_PendingEnd], refusals: Iterable[AuditRecord] = ()) -> ErrorResult | None:
         """Stops copying, then records it."""
         stopping = {end.intercept.criteria_id for end in ends}
         left = {number: each for number, each in self._running.items() if number not in stopping}
@@ -235,18 +245,19 @@ class ControlPlane:
             try:
                 self._data_plane.install(list(left.values()))
             except PortError:
+                self._end([], refusals)
                 return _internal("the data plane did not answer; the criteria may still copy")
         self._running = left
-        if self._end(ends, now, refusals):
+        if self._end(ends, refusals):
             return None
         return _internal("copying has stopped; the journal could not be written and is tried again")
 
-    def _end(self, ends: list[_PendingEnd], now: Now, refusals: Iterable[AuditRecord] = ()) -> bool:
+    def _end(self, ends: list[_PendingEnd], refusals: Iterable[AuditRecord] = ()) -> bool:
         """Records that intercepts have ended; what cannot be written waits for the next change."""
         self._pending += ends
         try:
             with self._store.transaction() as transaction:
-                self._record_pending(transaction, now)
+                self._record_pending(transaction)
                 for refusal in refusals:
                     transaction.audit(refusal)
         except PortError:
@@ -254,13 +265,13 @@ class ControlPlane:
         self._pending.clear()
         return True
 
-    def _record_pending(self, transaction: Transaction, now: Now) -> None:
+    def _record_pending(self, transaction: Transaction) -> None:
         for pending in self._pending:
             intercept = pending.intercept
-            transaction.end(intercept.criteria_id, now.wall, pending.reason)
+            transaction.end(intercept.criteria_id, pending.when, pending.reason)
             transaction.audit(
                 AuditRecord(
-                    when=now.wall,
+                    when=pending.when,
                     event="stop",
                     login=pending.login,
                     csource_id=intercept.csource_id,
@@ -287,6 +298,9 @@ class ControlPlane:
     def expire(self, now: Now) -> list[Ended]:
         """Ends what a time-out has ended; the data plane stopped copying on its own.
 
+        Returns:
+            What has ended. Where the data plane did not take the change it is tried again next time.
+
         Raises:
             PortError: The data plane failed.
         """
@@ -298,9 +312,10 @@ class ControlPlane:
             if reason is not None:
                 ended.append(Ended(intercept, reason))
         if ended or self._pending:
-            ends = [_PendingEnd(each.intercept, "", f"time-out: {each.reason}") for each in ended]
-            self._stop(ends, (), now)
-        return ended
+            self._stop(
+                [_PendingEnd(each.intercept, "", f"time-out: {each.reason}", now.wall) for each in ended]
+            )
+        return [each for each in ended if each.intercept.criteria_id not in self._running]
 
     # --- reading ------------------------------------------------------------------------------
 
@@ -311,6 +326,7 @@ class ControlPlane:
             if isinstance(request, ListRequest):
                 return self._list(source, request, now)
         except Refused as refused:
+            self._end([], [_refusal(tasked, refused, now)])
             return refused.result()
         return NoopResult()
 
@@ -439,5 +455,10 @@ def _refusal(tasked: Tasked, refused: Refused, now: Now) -> AuditRecord:
         login=tasked.principal.login,
         csource_id=tasked.request.csource_id,
         criteria_id=None,
-        detail=(("status", str(refused.status.value)), ("reason", refused.info)),
+        detail=(
+            ("request", _METHODS[type(tasked.request)]),
+            ("status", str(refused.status.value)),
+            ("reason", refused.info),
+            ("address", str(tasked.principal.address)),
+        ),
     )

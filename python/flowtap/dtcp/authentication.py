@@ -34,18 +34,20 @@ def digest(text: bytes, key: Key) -> str:
 def split(message: bytes) -> tuple[bytes, str | None]:
     """Splits a message into the text that is authenticated and the digest that it carries.
 
+    What stands behind the digest's line is disregarded [DTCP §5].
+
     Args:
         message: A whole message with or without its final empty line.
 
     Returns:
-        The text and the digest as written; None where the last line is no digest line.
+        The text and the digest as written; None where no line carries one.
     """
-    body = message.rstrip(b"\r\n")
-    start = body.rfind(b"\n") + 1
-    last = body[start:]
-    if not last.lower().startswith(_PREFIX):
-        return message, None
-    return message[:start], last[len(_PREFIX) :].strip().decode("ascii", "replace")
+    start = 0
+    for line in message.split(b"\n"):
+        if line.lower().startswith(_PREFIX):
+            return message[:start], line[len(_PREFIX) :].strip().decode("ascii", "replace")
+        start += len(line) + 1
+    return message, None
 
 
 def authenticate(text: bytes, given: str, key: Key) -> bool:

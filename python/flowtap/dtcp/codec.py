@@ -101,7 +101,7 @@ def open_envelope(text: bytes, limits: Limits) -> Envelope:
         limits: Bounds for names and lines.
 
     Raises:
-        SyntaxFault: One is missing, given twice or unreadable.
+        SyntaxFault: One is missing or unreadable.
     """
     start_line, *lines = grammar.split_lines(text.rstrip(b"\r\n"))
     found: dict[str, Parameter] = {}
@@ -115,8 +115,8 @@ def open_envelope(text: bytes, limits: Limits) -> Envelope:
             continue
         parameters.append(given)
         name = given.name.lower()
-        if name in {"csource-id", "seq"} and found.setdefault(name, given) is not given:
-            raise SyntaxFault(f"line {at}: {given.name} is given twice")
+        # Of parameters that are given twice the first one counts [DTCP §5].
+        found.setdefault(name, given)
     for name in ("Csource-ID", "Seq"):
         if name.lower() not in found:
             raise SyntaxFault(f"{name} is missing")
@@ -148,7 +148,7 @@ def parse_request(envelope: Envelope, limits: Limits) -> Request:
 
 
 def _collect(method: str, parameters: Sequence[Parameter]) -> dict[str, Parameter]:
-    """Parameters by lower-case name: known to the method, and each at most once."""
+    """Parameters by lower-case name, all known to the method; the first of a name counts [DTCP §5]."""
     collected: dict[str, Parameter] = {}
     for given in parameters:
         name = given.name.lower()
@@ -160,8 +160,7 @@ def _collect(method: str, parameters: Sequence[Parameter]) -> dict[str, Paramete
         if name not in _BY_METHOD[method] and not name.startswith("x-"):
             info = f"line {given.line}: {method} has no parameter {given.name}"
             raise SyntaxFault(info, given)
-        if collected.setdefault(name, given) is not given:
-            raise SyntaxFault(f"line {given.line}: {given.name} is given twice", given)
+        collected.setdefault(name, given)
     return collected
 
 
@@ -290,6 +289,7 @@ def _parse_add(
             action,
             status=Status.NOT_IMPLEMENTED,
         )
+    rank = 1 if priority is None else grammar.number(priority, 255)
     parts = add_parts(given, limits)
     static = "static" in flags
     times = (
@@ -313,7 +313,7 @@ def _parse_add(
         timeouts=parts.timeouts,
         static=static,
         send_async="sendasync" in flags,
-        priority=1 if priority is None else grammar.number(priority, 255),
+        priority=rank,
         deliveries=parts.deliveries,
         extensions=tuple(value for name, value in given.items() if name.startswith("x-")),
     )

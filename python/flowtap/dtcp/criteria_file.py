@@ -117,8 +117,7 @@ def _entry(block: list[tuple[int, str]], number: int, path: str) -> CriteriaFile
             name = each.name.lower()
             if name not in _NAMES and not name.startswith("x-"):
                 raise SyntaxFault(f"ADD has no parameter {each.name}", each)
-            if given.setdefault(name, each) is not each:
-                raise SyntaxFault(f"{each.name} is given twice", each)
+            given.setdefault(name, each)
         parts = codec.add_parts(given, Limits(), needs_destination=False)
     except SyntaxFault as fault:
         line_of_fault = fault.parameters[0].line if fault.parameters else at

@@ -23,6 +23,7 @@ __all__ = [
     "id_list",
     "id_list_text",
     "name_list",
+    "name_list_text",
     "number",
     "parameter",
     "parse_time",
@@ -39,6 +40,8 @@ _REQUEST_LINE = re.compile(r"([!-~]+)[ \t]+DTCP/(\d{1,4})\.(\d{1,4})[ \t]*", re.
 _RESPONSE_LINE = re.compile(r"DTCP/(\d{1,4})\.(\d{1,4})[ \t]+(\d{3})(?:[ \t]+(.*))?", re.IGNORECASE)
 _PARAMETER = re.compile(r"([!-9;-~]+):(.*)")
 _NAME = re.compile(r"(?:[!-+\--\[\]-~]|\\\d{3})+")
+_ESCAPE = re.compile(r"\\(\d{3})")
+_SPECIAL = re.compile(r"[^!-+\--\[\]-~]")
 _TIME_FORMAT = "%Y-%m-%d %H:%M:%S.%f"
 
 
@@ -122,7 +125,7 @@ def _elements(given: Parameter) -> list[str]:
 
 
 def name_list(given: Parameter, limits: Limits) -> tuple[str, ...]:
-    r"""Reads names; a comma inside a name is written ``\044`` and stays so.
+    r"""Reads names; ``\ddd`` stands for the character of that number, which then separates nothing.
 
     Raises:
         SyntaxFault: A name is empty, too long, or has characters that names cannot have.
@@ -135,7 +138,12 @@ def name_list(given: Parameter, limits: Limits) -> tuple[str, ...]:
                 " blanks, separated by commas, are right"
             )
             raise SyntaxFault(info, given)
-    return names
+    return tuple(_ESCAPE.sub(lambda match: chr(int(match[1])), name) for name in names)
+
+
+def name_list_text(names: Sequence[str]) -> str:
+    """Writes names as `name_list` reads them."""
+    return ",".join(_SPECIAL.sub(lambda match: f"\\{ord(match[0]):03}", name) for name in names)
 
 
 def id_list(given: Parameter, limits: Limits) -> tuple[IdRange, ...]:

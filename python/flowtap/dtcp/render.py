@@ -146,9 +146,9 @@ def _extension_lines(entry: ListEntry) -> Iterator[tuple[str, str]]:
 def _draft_entry(entry: ListEntry, at: int, count: int) -> Iterator[tuple[str, str]]:
     yield "Criteria-Count", str(count)
     yield "Criteria-Num", str(at)
-    yield "Csource-ID", entry.csource_id
+    yield "Csource-ID", grammar.name_list_text([entry.csource_id])
     yield "Csource-Address", str(entry.csource_address)
-    yield "Cdest-ID", ",".join(entry.cdest_ids)
+    yield "Cdest-ID", grammar.name_list_text(entry.cdest_ids)
     yield "Criteria-ID", str(entry.criteria_id)
     yield "Timestamp", grammar.format_time(entry.added)
     yield from _what_was_asked(entry)
@@ -158,8 +158,8 @@ def _draft_entry(entry: ListEntry, at: int, count: int) -> Iterator[tuple[str, s
 
 def _vendor_entry(entry: ListEntry, at: int, count: int) -> Iterator[tuple[str, str]]:
     yield "Criteria-ID", str(entry.criteria_id)
-    yield "Csource-ID", entry.csource_id
-    yield "Cdest-ID", ",".join(entry.cdest_ids)
+    yield "Csource-ID", grammar.name_list_text([entry.csource_id])
+    yield "Cdest-ID", grammar.name_list_text(entry.cdest_ids)
     yield "Csource-Address", str(entry.csource_address)
     yield "Timestamp", grammar.format_time(entry.added)
     yield from _what_was_asked(entry)
@@ -183,7 +183,7 @@ def _result_lines(response: Response, dialect: Dialect) -> Iterator[tuple[str, s
                     yield None
         case NoopResult():
             pass
-        case ErrorResult() as error:
+        case error:
             yield from _error_lines(error)
 
 
@@ -230,7 +230,7 @@ def render_notification(notification: Notification, key: Key) -> bytes:
 def render_request(request: Request, key: Key) -> bytes:
     """Writes a request in the draft's order."""
     method, lines = _request_lines(request)
-    envelope = [("Csource-ID", request.csource_id), ("Seq", request.seq)]
+    envelope = [("Csource-ID", grammar.name_list_text([request.csource_id])), ("Seq", request.seq)]
     return sign(_text(f"{method} {request.version}", [*lines, *envelope]), key)
 
 
@@ -238,7 +238,7 @@ def _selector_lines(request: DeleteRequest | ListRequest) -> Iterator[tuple[str,
     if request.criteria_ids is not None:
         yield "Criteria-ID", grammar.id_list_text(request.criteria_ids)
     if request.cdest_id is not None:
-        yield "Cdest-ID", request.cdest_id
+        yield "Cdest-ID", grammar.name_list_text([request.cdest_id])
 
 
 def _request_lines(request: Request) -> tuple[str, list[tuple[str, str]]]:
@@ -252,7 +252,7 @@ def _request_lines(request: Request) -> tuple[str, list[tuple[str, str]]]:
             ("Action", request.action),
             ("Priority", str(request.priority)),
             *_flag_line(Static=request.static, SendAsync=request.send_async),
-            ("Cdest-ID", ",".join(request.cdest_ids)),
+            ("Cdest-ID", grammar.name_list_text(request.cdest_ids)),
             *((extension.name, extension.value) for extension in extensions),
         ]
     if isinstance(request, DeleteRequest):

@@ -185,12 +185,12 @@ class ServerConnection:
 
 
 def _answered_version(start_line: str) -> Version:
-    """The request's own version where it is one that is served, the newest old one otherwise."""
+    """The request's own version where it is served, else the nearest one that is [DTCP §6.7]."""
     try:
         version = grammar.request_line(start_line)[1]
     except SyntaxFault:
         return codec.VERSIONS[1]
-    return version if version in codec.VERSIONS else codec.VERSIONS[1]
+    return min(max(version, codec.VERSIONS[0]), codec.VERSIONS[-1])
 
 
 class ClientConnection:

@@ -6,8 +6,11 @@ cut. SQLAlchemy Core, so that another database stays possible.
 
 from __future__ import annotations
 
+import json
 import os
+import stat
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sql
@@ -15,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from flowtap.control.audit import FIRST_HASH, AuditRecord, AuditRow, chain_hash
 from flowtap.control.ports import PortError
-from flowtap.errors import ConfigurationError
+from flowtap.errors import ConfigurationError, FlowtapError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,10 +27,14 @@ if TYPE_CHECKING:
 
     from flowtap.control.model import Intercept
 
-__all__ = ["JournalRow", "SqlStore"]
+__all__ = ["JournalRow", "SqlStore", "StoreError"]
 
 SCHEMA_VERSION: Final = 1
 _APPLICATION_ID: Final = 0x464C5450  # "FLTP"
+_MODE: Final = 0o600
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_SYNCHRONOUS_FULL: Final = 2
+_PAGE_ROWS: Final = 1_000
 
 _METADATA = sql.MetaData()
 _INTERCEPTS = sql.Table(
@@ -36,6 +43,7 @@ _INTERCEPTS = sql.Table(
     sql.Column("criteria_id", sql.BigInteger, primary_key=True, autoincrement=False),
     sql.Column("csource_id", sql.String, nullable=False),
     sql.Column("login", sql.String, nullable=False),
+    # A JSON list: an escaped comma may be part of a name.
     sql.Column("cdest_ids", sql.String, nullable=False),
     sql.Column("is_static", sql.Boolean, nullable=False),
     sql.Column("added", sql.String, nullable=False),
@@ -51,16 +59,18 @@ _AUDIT = sql.Table(
 )
 
 
+class StoreError(FlowtapError, PortError):
+    """The database failed; the text holds nothing that is stored in it."""
+
+
+@dataclass(frozen=True, slots=True)
 class JournalRow:
     """One intercept as the journal has it."""
 
-    __slots__ = ("criteria_id", "csource_id", "ended", "reason")
-
-    def __init__(self, criteria_id: int, csource_id: str, ended: str | None, reason: str | None) -> None:
-        self.criteria_id = criteria_id
-        self.csource_id = csource_id
-        self.ended = ended
-        self.reason = reason
+    criteria_id: int
+    csource_id: str
+    ended: str | None
+    reason: str | None
 
 
 class _SqlTransaction:
@@ -68,8 +78,8 @@ class _SqlTransaction:
 
     def __init__(self, connection: sql.Connection, number: int, last_hash: str) -> None:
         self._connection = connection
-        self.number = number
-        self.last_hash = last_hash
+        self._number = number
+        self._last_hash = last_hash
 
     def start(self, intercept: Intercept) -> None:
         self._connection.execute(
@@ -78,7 +88,7 @@ class _SqlTransaction:
                 "criteria_id": intercept.criteria_id,
                 "csource_id": intercept.csource_id,
                 "login": intercept.login,
-                "cdest_ids": ",".join(intercept.cdest_ids),
+                "cdest_ids": json.dumps(intercept.cdest_ids),
                 "is_static": intercept.static,
                 "added": intercept.added.isoformat(),
             },
@@ -93,57 +103,61 @@ class _SqlTransaction:
 
     def audit(self, record: AuditRecord) -> None:
         text = record.canonical()
-        self.number += 1
-        self.last_hash = chain_hash(self.last_hash, self.number, text)
+        self._number += 1
+        self._last_hash = chain_hash(self._last_hash, self._number, text)
         self._connection.execute(
-            _AUDIT.insert(), {"number": self.number, "text": text, "hash": self.last_hash}
+            _AUDIT.insert(), {"number": self._number, "text": text, "hash": self._last_hash}
         )
 
 
 class SqlStore:
-    """The store; used by one thread at a time.
+    """The store; used by one thread at a time, and by one process.
 
     Args:
         path: The database file, made with mode 0600 where there is none.
 
     Raises:
-        ConfigurationError: It cannot be opened, belongs to another program or to a newer version.
+        ConfigurationError: It cannot be opened, others can read it, it is in use, or it belongs to
+            another program or to a newer version.
     """
 
     def __init__(self, path: Path) -> None:
-        try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
-        except OSError as error:
-            raise ConfigurationError(
-                f"store.path: {path}: cannot be opened: {error.strerror}", key="store.path"
-            ) from None
+        self._lock = _lock(path)
         self._engine = sql.create_engine(
-            f"sqlite:///{path}", poolclass=sql.pool.StaticPool, connect_args={"check_same_thread": False}
+            sql.URL.create("sqlite", database=str(path)),
+            poolclass=sql.pool.StaticPool,
+            connect_args={"check_same_thread": False},
         )
         sql.event.listen(self._engine, "connect", _configure)
         try:
+            os.close(_open(path))
             self._prepare(path)
         except SQLAlchemyError:
-            self._engine.dispose()
-            raise ConfigurationError(
-                f"store.path: {path}: is no database that can be read and written", key="store.path"
-            ) from None
+            self.close()
+            raise _unusable(path, "is no database that can be read and written") from None
+        except ConfigurationError:
+            self.close()
+            raise
 
     def _prepare(self, path: Path) -> None:
         with self._engine.begin() as connection:
-            tables = set(sql.inspect(connection).get_table_names())
-            application = connection.exec_driver_sql("PRAGMA application_id").scalar_one()
-            version = connection.exec_driver_sql("PRAGMA user_version").scalar_one()
-            if tables and application != _APPLICATION_ID:
-                raise ConfigurationError(
-                    f"store.path: {path}: is the database of another program", key="store.path"
-                )
+
+            def pragma(name: str) -> Any:  # noqa: ANN401 - as the database says it
+                return connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
+
+            tables = sql.inspect(connection).get_table_names()
+            application = pragma("application_id")
+            version = pragma("user_version")
+            if application != _APPLICATION_ID and (tables or application):
+                raise _unusable(path, "is the database of another program")
             if version > SCHEMA_VERSION:
-                raise ConfigurationError(
-                    f"store.path: {path}: was written by a newer version (schema {version},"
-                    f" this one knows {SCHEMA_VERSION})",
-                    key="store.path",
+                raise _unusable(
+                    path,
+                    f"was written by a newer version (schema {version}, this one knows {SCHEMA_VERSION})",
                 )
+            # A file system may refuse either without an error.
+            if pragma("journal_mode") != "wal" or pragma("synchronous") != _SYNCHRONOUS_FULL:
+                raise _unusable(path, "lies on a file system that cannot hold a database in WAL mode")
             connection.exec_driver_sql(f"PRAGMA application_id = {_APPLICATION_ID}")
             connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
             _METADATA.create_all(connection)
@@ -153,30 +167,33 @@ class SqlStore:
         """Changes that become durable together when the context ends without an exception.
 
         Raises:
-            PortError: They could not be written; none of them is.
+            StoreError: They could not be written; none of them is.
         """
-        try:
-            with self._engine.begin() as connection:
-                last = connection.execute(
-                    sql.select(_AUDIT.c.number, _AUDIT.c.hash).order_by(_AUDIT.c.number.desc()).limit(1)
-                ).first()
-                number, last_hash = (last.number, last.hash) if last else (0, FIRST_HASH)
-                yield _SqlTransaction(connection, number, last_hash)
-        except SQLAlchemyError as error:
-            # The text of a database error holds the values; only its kind may go on.
-            msg = f"the store failed: {type(error).__name__}"
-            raise PortError(msg) from None
+        with _database_errors(), self._engine.begin() as connection:
+            last = connection.execute(
+                sql.select(_AUDIT.c.number, _AUDIT.c.hash).order_by(_AUDIT.c.number.desc()).limit(1)
+            ).first()
+            number, last_hash = (last.number, last.hash) if last else (0, FIRST_HASH)
+            yield _SqlTransaction(connection, number, last_hash)
 
     def last_criteria_id(self) -> int:
-        """The highest id that was ever given out, 0 for none."""
-        with self._engine.connect() as connection:
+        """The highest id that was ever given out, 0 for none.
+
+        Raises:
+            StoreError: It could not be read.
+        """
+        with _database_errors(), self._engine.connect() as connection:
             highest = connection.execute(sql.select(sql.func.max(_INTERCEPTS.c.criteria_id))).scalar()
         return 0 if highest is None else int(highest)
 
     def running(self) -> list[JournalRow]:
-        """Intercepts whose end is not recorded, in the order of their ids."""
+        """Intercepts whose end is not recorded, in the order of their ids.
+
+        Raises:
+            StoreError: They could not be read.
+        """
         query = _INTERCEPTS.select().where(_INTERCEPTS.c.ended.is_(None)).order_by(_INTERCEPTS.c.criteria_id)
-        with self._engine.connect() as connection:
+        with _database_errors(), self._engine.connect() as connection:
             return [
                 JournalRow(row.criteria_id, row.csource_id, row.ended, row.reason)
                 for row in connection.execute(query)
@@ -189,7 +206,7 @@ class SqlStore:
             How many there were.
 
         Raises:
-            PortError: It could not be written.
+            StoreError: It could not be written.
         """
         left = self.running()
         if left:
@@ -209,14 +226,59 @@ class SqlStore:
         return len(left)
 
     def audit_rows(self) -> Iterator[AuditRow]:
-        """The audit log from its first record on."""
-        with self._engine.connect() as connection:
-            for row in connection.execute(_AUDIT.select().order_by(_AUDIT.c.number)):
-                yield AuditRow(row.number, row.text, row.hash)
+        """The audit log from its first record on.
+
+        Raises:
+            StoreError: It could not be read.
+        """
+        number = 0
+        while page := self._audit_page(number):
+            yield from page
+            number = page[-1].number
+
+    def _audit_page(self, after: int) -> list[AuditRow]:
+        # Nothing stays open between pages: a transaction may come in between.
+        query = _AUDIT.select().where(_AUDIT.c.number > after).order_by(_AUDIT.c.number).limit(_PAGE_ROWS)
+        with _database_errors(), self._engine.connect() as connection:
+            return [AuditRow(row.number, row.text, row.hash) for row in connection.execute(query)]
 
     def close(self) -> None:
         """Lets go of the database."""
         self._engine.dispose()
+        self._lock.close()
+
+
+@contextmanager
+def _database_errors() -> Iterator[None]:
+    try:
+        yield
+    except SQLAlchemyError as error:
+        # The text of a database error holds the values; only its kind may go on.
+        raise StoreError(f"the store failed: {type(error).__name__}") from None
+
+
+def _unusable(path: Path, reason: str) -> ConfigurationError:
+    return ConfigurationError(f"store.path: {path}: {reason}", key="store.path")
+
+
+def _open(path: Path) -> int:
+    """Opens a file of ours, made where there is none, that nobody else may read.
+
+    Raises:
+        ConfigurationError: It cannot be.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+    except OSError as error:
+        raise _unusable(path, f"cannot be opened: {error.strerror}") from None
+    if os.fstat(descriptor).st_mode & _OTHERS:
+        os.close(descriptor)
+        raise _unusable(path, "others can read it; chmod 600 is right")
+    return descriptor
+
+
+def _lock(path: Path) -> Any:
+    raise NotImplementedError
 
 
 def _configure(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own type

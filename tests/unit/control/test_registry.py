@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from scene import DELIVERY, OTHER_DELIVERY, V7, Scene, add_request, now, principal
+
+from flowtap.control import Count, PortError, Tasked, Transaction, verify
+from flowtap.control.registry import CRITERIA_ID_MAX
+from flowtap.dtcp import (
+    AddResult,
+    DeleteRequest,
+    DeleteResult,
+    ErrorResult,
+    FilterText,
+    IdRange,
+    ListRequest,
+    ListResult,
+    NoopRequest,
+    NoopResult,
+    Result,
+    Status,
+    Timeouts,
+)
+
+
+def status(result: Result) -> Status:
+    assert isinstance(result, ErrorResult), result
+    assert result.info
+    return result.status
+
+
+def entries(result: Result) -> list[int]:
+    assert isinstance(result, ListResult), result
+    return [entry.criteria_id for entry in result.entries]
+
+
+def events(scene: Scene) -> list[tuple[str, int | None]]:
+    rows = [json.loads(row.text) for row in scene.store.audit_rows()]
+    return [(row["event"], row["criteria_id"]) for row in rows]
+
+
+@contextmanager
+def store_fails(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    @contextmanager
+    def failing() -> Iterator[Transaction]:
+        raise PortError
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scene.store, "transaction", failing)
+        yield
+
+
+def test_a_start_is_recorded_then_installed_then_acknowledged(scene: Scene) -> None:
+    assert scene.add() == AddResult(1)
+    assert scene.data_plane.installed == [(1,)]
+    assert events(scene) == [("start", 1)]
+    assert [row.criteria_id for row in scene.store.running()] == [1]
+
+
+def test_ids_are_never_used_again(scene: Scene) -> None:
+    assert [scene.added(), scene.added()] == [1, 2]
+    assert scene.delete(2) == DeleteResult(1)
+    assert scene.added() == 3
+    scene.store.close()
+    again = Scene(scene.path.parent)
+    assert again.added() == 4
+    again.store.close()
+
+
+def test_ids_run_out(scene: Scene) -> None:
+    scene.control._last_id = CRITERIA_ID_MAX
+    assert status(scene.add()) == Status.MAX_CRITERIA_EXCEEDED
+
+
+def test_requests_that_wait_together_share_one_change(scene: Scene) -> None:
+    waiting = [
+        Tasked(principal(), add_request()),
+        Tasked(principal(), add_request(cdest_ids=("nowhere",))),
+        Tasked(principal("md2"), add_request("md2")),
+    ]
+    results = scene.control.handle_all(waiting, now())
+    assert results[0] == AddResult(1)
+    assert status(results[1]) == Status.UNKNOWN_CONTENT_DESTINATION
+    assert results[2] == AddResult(2)
+    assert scene.data_plane.installed == [(1, 2)]
+    assert sorted(events(scene), key=str) == [("refuse", None), ("start", 1), ("start", 2)]
+    mixed: list[Tasked] = [
+        Tasked(principal(), add_request()),
+        Tasked(principal(), ListRequest(V7, "md", "1")),
+        Tasked(
+            principal(), DeleteRequest(V7, "md", "1", criteria_ids=(IdRange(3, 3, single=True),), static=True)
+        ),
+        Tasked(principal(), NoopRequest(V7, "md", "1")),
+    ]
+    added, listed, deleted, noop = scene.control.handle_all(mixed, now())
+    assert added == AddResult(3)
+    assert entries(listed) == [1, 3]
+    assert deleted == DeleteResult(1)
+    assert noop == NoopResult()
+
+
+def test_a_start_that_cannot_be_recorded_leaves_nothing(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with store_fails(scene, monkeypatch):
+        assert status(scene.add()) == Status.SERVER_INTERNAL_ERROR
+    assert scene.data_plane.installed == []
+    assert scene.running == ()
+    assert scene.store.running() == []
+
+
+def test_a_start_that_is_not_installed_is_taken_back(scene: Scene) -> None:
+    scene.data_plane.fails = True
+    assert status(scene.add()) == Status.SERVER_INTERNAL_ERROR
+    assert scene.running == ()
+    assert scene.store.running() == []
+    assert events(scene) == [("start", 1), ("stop", 1)]
+
+
+def test_a_stop_that_cannot_be_recorded_never_resumes(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = scene.added()
+    with store_fails(scene, monkeypatch):
+        assert status(scene.delete(first)) == Status.SERVER_INTERNAL_ERROR
+    assert scene.data_plane.installed[-1] == ()
+    assert scene.control.pending_ends == (first,)
+    assert scene.running == ()
+    scene.added()
+    assert scene.control.pending_ends == ()
+    assert [row.criteria_id for row in scene.store.running()] == [2]
+    assert events(scene) == [("start", 1), ("stop", 1), ("start", 2)]
+
+
+def test_a_pending_record_is_tried_again_with_time(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = scene.added()
+    with store_fails(scene, monkeypatch):
+        scene.delete(first)
+    assert scene.control.expire(now(1)) == []
+    assert scene.control.pending_ends == ()
+
+
+def test_a_stop_that_the_data_plane_refuses_changes_nothing(scene: Scene) -> None:
+    first = scene.added()
+    scene.data_plane.fails = True
+    assert status(scene.delete(first)) == Status.SERVER_INTERNAL_ERROR
+    assert scene.running == (first,)
+    assert [row.criteria_id for row in scene.store.running()] == [first]
+
+
+def test_delete_selects(scene: Scene) -> None:
+    ids = [scene.added() for _ in range(5)]
+    dynamic = scene.added(static=False, timeouts=Timeouts(total_s=60))
+    foreign = scene.added("md2")
+    # A single id that is unknown, or somebody else's: nothing is done.
+    for unknown in (99, foreign):
+        result = scene.delete(ids[0], unknown)
+        assert status(result) == Status.UNKNOWN_CRITERIA_ID
+        assert isinstance(result, ErrorResult)
+        assert [each.value for each in result.parameters] == [str(unknown)]
+    request = DeleteRequest(
+        V7, "md", "1", criteria_ids=(IdRange(2, 3, single=False), IdRange(50, 60, single=False))
+    )
+    assert scene.control.handle(principal(), request, now()) == DeleteResult(0)
+    assert scene.delete(ids[0], static=False) == DeleteResult(0)
+    assert scene.control.handle(
+        principal(), DeleteRequest(V7, "md", "1", criteria_ids=request.criteria_ids, static=True), now()
+    ) == DeleteResult(2)
+    by_name = DeleteRequest(V7, "md", "1", cdest_id="cd1")
+    assert scene.control.handle(principal(), by_name, now()) == DeleteResult(1)
+    assert dynamic not in scene.running
+    # Two requests that wait together count an intercept once.
+    twice = [Tasked(principal(), DeleteRequest(V7, "md", "1", cdest_id="cd1", static=True))] * 2
+    assert scene.control.handle_all(twice, now()) == [DeleteResult(3), DeleteResult(0)]
+    assert scene.running == (foreign,)
+
+
+def test_content_destinations_select(scene: Scene) -> None:
+    on_demand = scene.added(cdest_ids=("own",), deliveries=(OTHER_DELIVERY,))
+    assert entries(scene.list(cdest_id="own")) == [on_demand]
+    assert entries(scene.list(cdest_id="cd1")) == []
+    # Another control source must not learn that it exists.
+    assert status(scene.list("md2", cdest_id="own")) == Status.UNKNOWN_CONTENT_DESTINATION
+    assert status(scene.list(cdest_id="nowhere")) == Status.UNKNOWN_CONTENT_DESTINATION
+
+
+def test_list_shows_what_is_asked_for(scene: Scene) -> None:
+    first = scene.added(static=False, timeouts=Timeouts(idle_s=10, packets=5), send_async=True)
+    scene.data_plane.count[first] = Count(3, 300, now(4).monotonic_ns)
+    result = scene.list(at=6, criteria=False, stats=True)
+    assert isinstance(result, ListResult)
+    (entry,) = result.entries
+    assert entry.filter is None
+    assert (entry.matching_packets, entry.matching_octets) == (3, 300)
+    assert entry.remaining == Timeouts(idle_s=8, packets=2)
+    assert (entry.added, entry.last_refresh) == (now().wall, now().wall)
+    result = scene.list()
+    assert isinstance(result, ListResult)
+    (entry,) = result.entries
+    assert entry.filter == FilterText(source="192.0.2.1")
+    assert entry.send_async
+    assert (entry.remaining, entry.matching_packets) == (None, None)
+    scene.data_plane.fails = True
+    assert status(scene.list(stats=True)) == Status.SERVER_INTERNAL_ERROR
+    assert entries(scene.list("md2", stats=True)) == []
+    assert entries(scene.list(criteria_ids=(IdRange(1, 1, single=True),))) == [first]
+
+
+def test_time_outs_end_intercepts(scene: Scene) -> None:
+    assert scene.control.next_deadline_ns() is None
+    scene.added()
+    idle = scene.added(static=False, timeouts=Timeouts(idle_s=10))
+    total = scene.added(static=False, timeouts=Timeouts(total_s=20, idle_s=0))
+    packets = scene.added(static=False, timeouts=Timeouts(packets=3))
+    octets = scene.added(static=False, timeouts=Timeouts(octets=100))
+    assert scene.control.next_deadline_ns() == now(10).monotonic_ns
+    scene.data_plane.count[idle] = Count(1, 1, now(5).monotonic_ns)
+    assert scene.control.next_deadline_ns() == now(15).monotonic_ns
+    assert scene.control.expire(now(14)) == []
+    assert [(each.intercept.criteria_id, each.reason) for each in scene.control.expire(now(15))] == [
+        (idle, "idle")
+    ]
+    scene.data_plane.count |= {packets: Count(3, 9), octets: Count(1, 100)}
+    ended = scene.control.expire(now(20))
+    assert {each.intercept.criteria_id: each.reason for each in ended} == {
+        total: "total",
+        packets: "packets",
+        octets: "bytes",
+    }
+    assert scene.running == (1,)
+    assert scene.data_plane.installed[-1] == (1,)
+    assert [row.criteria_id for row in scene.store.running()] == [1]
+
+
+def test_who_may_task(scene: Scene) -> None:
+    for login, permissions in (("md", ("flow-tap",)), ("md2", ()), ("nobody", ())):
+        for request in (
+            add_request(),
+            ListRequest(V7, "md", "1"),
+            DeleteRequest(V7, "md", "1", cdest_id="cd1"),
+        ):
+            result = scene.control.handle(principal(login, *permissions), request, now())
+            assert status(result) == Status.BAD_REQUEST
+    assert scene.running == ()
+    assert all(event == ("refuse", None) for event in events(scene))
+    assert scene.store.audit_rows() is not None
+
+
+def test_quota(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, max_criteria=2)
+    waiting = [Tasked(principal(), add_request())] * 3
+    assert [isinstance(each, AddResult) for each in scene.control.handle_all(waiting, now())] == [
+        True,
+        True,
+        False,
+    ]
+    assert status(scene.add()) == Status.MAX_CRITERIA_EXCEEDED
+    assert isinstance(scene.add("md2"), AddResult)
+    scene.store.close()
+
+
+def test_lifetime_policy(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, max_lifetime_s=100)
+    assert status(scene.add(static=False, timeouts=Timeouts(total_s=101))) == Status.IMPROPER_TIMEOUT
+    assert status(scene.add(static=False, timeouts=Timeouts(packets=1))) == Status.IMPROPER_TIMEOUT
+    scene.added(static=False, timeouts=Timeouts(total_s=100))
+    scene.added()
+    assert [each.timeouts.total_s for each in scene.control.intercepts] == [100, 100]
+    assert len(scene.control.expire(now(100))) == 2
+    scene.store.close()
+
+
+def test_destination_policy(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, allowed_destinations=frozenset({"other"}))
+    # The same words for a destination that is not allowed and for one that does not exist.
+    refused = scene.add()
+    unknown = scene.add("md2", cdest_ids=("none",))
+    assert isinstance(refused, ErrorResult)
+    assert isinstance(unknown, ErrorResult)
+    assert (refused.status, refused.info) == (unknown.status, unknown.info)
+    assert isinstance(scene.add(cdest_ids=("other",), deliveries=(OTHER_DELIVERY,)), AddResult)
+    assert status(scene.list(cdest_id="cd1")) == Status.UNKNOWN_CONTENT_DESTINATION
+    scene.store.close()
+
+
+def test_a_configured_destination_cannot_be_moved(scene: Scene) -> None:
+    assert status(scene.add(deliveries=(OTHER_DELIVERY,))) == Status.JTAP_FAILURE
+    scene.added(deliveries=(DELIVERY,))
+    assert scene.control.intercepts[0].refuse_oversize == (True,)
+
+
+@pytest.mark.parametrize(
+    ("filter_text", "code", "name"),
+    [
+        (FilterText(source="here"), Status.BAD_REQUEST, "Source-Address"),
+        (FilterText(source="192.0.2.1/33"), Status.IMPROPER_FILTER, "Source-Address"),
+        (FilterText(protocol="256"), Status.IMPROPER_FILTER, "Protocol"),
+        (FilterText(protocol="1", destination_port="5"), Status.IMPROPER_FILTER, "Dest-Port"),
+    ],
+)
+def test_filters_are_checked_before_anything(
+    scene: Scene, filter_text: FilterText, code: Status, name: str
+) -> None:
+    result = scene.add(filter=filter_text)
+    assert status(result) == code
+    assert isinstance(result, ErrorResult)
+    assert [each.name for each in result.parameters] == [name]
+
+
+def test_the_audit_log_is_a_chain(scene: Scene) -> None:
+    scene.added(static=False, timeouts=Timeouts(idle_s=5))
+    scene.delete(1)
+    scene.add(cdest_ids=("nowhere",))
+    assert verify(scene.store.audit_rows()) == 3

@@ -1,0 +1,200 @@
+"""What every method demands, and the code that answers what is wrong."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowtap.dtcp import codec
+from flowtap.dtcp.grammar import SyntaxFault
+from flowtap.dtcp.limits import Limits
+from flowtap.dtcp.messages import AddRequest, DeleteRequest, ListRequest, NoopRequest, Request
+from flowtap.dtcp.status import Status
+
+DELIVERY = (
+    "X-JTap-Cdest-Dest-Address: 192.0.2.20\nX-JTap-Cdest-Dest-Port: 1814\n"
+    "X-JTap-Cdest-Source-Address: 198.51.100.1\nX-JTap-Cdest-Source-Port: 65534\n"
+)
+
+
+def parse(text: str) -> Request:
+    lines = text + "\nCsource-ID: md\nSeq: 1\n"
+    envelope = codec.open_envelope(lines.replace("\n\n", "\n").encode(), Limits())
+    return codec.parse_request(envelope, Limits())
+
+
+def add(text: str, *, flags: str = "Flags: Static\n") -> Request:
+    return parse(f"ADD DTCP/0.7\nCdest-ID: cd1\n{flags}{text}")
+
+
+def status(text: str) -> Status:
+    with pytest.raises(SyntaxFault) as caught:
+        parse(text)
+    assert caught.value.info
+    return caught.value.status
+
+
+def add_status(text: str, *, flags: str = "Flags: Static\n") -> Status:
+    return status(f"ADD DTCP/0.7\nCdest-ID: cd1\n{flags}{text}")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "NOOP DTCP/0.7\nSeq: 1\n",
+        "NOOP DTCP/0.7\nCsource-ID: a\n",
+        "NOOP DTCP/0.7\nCsource-ID: a\nSeq: x\n",
+        "NOOP DTCP/0.7\nCsource-ID: a,b\nSeq: 1\n",
+        "NOOP DTCP/0.7\nCsource-ID: \nSeq: 1\n",
+        "",
+    ],
+)
+def test_without_an_envelope_nothing_can_be_authenticated(text: str) -> None:
+    with pytest.raises(SyntaxFault):
+        codec.open_envelope(text.encode(), Limits())
+
+
+def test_version_then_method_then_syntax() -> None:
+    assert status("FOO DTCP/0.9\nrubbish") == Status.VERSION_NOT_SUPPORTED
+    assert status("FOO DTCP/0.7\nrubbish") == Status.NOT_IMPLEMENTED
+    assert status("REFRESH DTCP/0.7\nCriteria-ID: 1") == Status.NOT_IMPLEMENTED
+    assert status("ADD DTCP/0.7\nrubbish") == Status.BAD_REQUEST
+    assert status("ADD") == Status.BAD_REQUEST
+
+
+def test_a_whole_add() -> None:
+    request = add(
+        "source-address: 192.0.2.1\nDest-Address: *\nProtocol: 6,17\nSource-Port: *\nDest-Port: 53\n"
+        "Timeout-Idle: 600\nTimeout-Packets: 18446744073709551615\nAction: copy\nPriority: 3\nX-Own: y\n",
+        flags="Flags: SendAsync\n",
+    )
+    assert isinstance(request, AddRequest)
+    assert (request.filter.source, request.filter.destination_port) == ("192.0.2.1", "53")
+    assert (request.timeouts.idle_s, request.timeouts.packets) == (600, 2**64 - 1)
+    assert (request.static, request.send_async, request.priority) == (False, True, 3)
+    assert [each.name for each in request.extensions] == ["X-Own"]
+    assert request.deliveries == ()
+
+
+def test_the_first_of_a_name_counts() -> None:
+    request = add("Source-Address: 192.0.2.1\nsource-address: 192.0.2.2\n")
+    assert isinstance(request, AddRequest)
+    assert request.filter.source == "192.0.2.1"
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("Action: Block", Status.NOT_IMPLEMENTED),
+        ("Colour: red", Status.BAD_REQUEST),
+        ("Priority: 256", Status.BAD_REQUEST),
+        ("Flags: Both", Status.BAD_REQUEST),
+        ("Timeout-Packets: x", Status.BAD_REQUEST),
+        ("Timeout-Idle: 86401", Status.IMPROPER_TIMEOUT),
+        ("Timeout-Total: 99999", Status.IMPROPER_TIMEOUT),
+        ("Timeout-Idle: 0", Status.IMPROPER_TIMEOUT),
+        ("", Status.IMPROPER_TIMEOUT),
+    ],
+)
+def test_wrong_adds(text: str, code: Status) -> None:
+    assert add_status(text, flags="") == code
+
+
+def test_content_destinations() -> None:
+    assert status("ADD DTCP/0.7\nFlags: Static") == Status.BAD_REQUEST
+    for names in ("a,b,c", "a,a"):
+        assert status(f"ADD DTCP/0.7\nFlags: Static\nCdest-ID: {names}") == Status.BAD_REQUEST
+
+
+def test_delivery_parameters() -> None:
+    request = add(DELIVERY + "X-JTap-Cdest-TTL: 64\nX-JTap-IP-Version: ipv6\n")
+    assert isinstance(request, AddRequest)
+    (delivery,) = request.deliveries
+    assert (str(delivery.address), delivery.port, delivery.ttl) == ("192.0.2.20", 1814, 64)
+    two = parse(
+        "ADD DTCP/0.7\nCdest-ID: a,b\nFlags: STATIC\n"
+        + DELIVERY.replace("192.0.2.20", "192.0.2.20,192.0.2.21").replace("1814", "1814, 1815")
+    )
+    assert isinstance(two, AddRequest)
+    assert [each.port for each in two.deliveries] == [1814, 1815]
+    assert {each.ttl for each in two.deliveries} == {255}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "code"),
+    [
+        ("X-JTap-Cdest-Dest-Port: 1814\n", "", Status.JTAP_FAILURE),
+        ("X-JTap-Cdest-Source-Address: 198.51.100.1\n", "", Status.JTAP_FAILURE),
+        ("192.0.2.20", "192.0.2.20,192.0.2.21", Status.IMPROPER_FILTER),
+        ("1814", "1814,1815", Status.IMPROPER_FILTER),
+        ("1814", "65536", Status.JTAP_FAILURE),
+        ("1814", "0", Status.JTAP_FAILURE),
+        ("192.0.2.20", "here", Status.JTAP_FAILURE),
+        ("192.0.2.20", "2001:db8::1", Status.JTAP_FAILURE),
+        ("192.0.2.20", "224.0.0.1", Status.JTAP_FAILURE),
+        ("198.51.100.1", "0.0.0.0", Status.JTAP_FAILURE),
+        ("65534", "1,2", Status.JTAP_FAILURE),
+        ("65534\n", "65534\nX-JTap-Cdest-TTL: 256\n", Status.JTAP_FAILURE),
+        ("65534\n", "65534\nX-JTap-VRF-Name: red\n", Status.JTAP_FAILURE),
+        ("65534\n", "65534\nX-JTap-Input-Interface: ge-0/0/0\n", Status.JTAP_FAILURE),
+        ("65534\n", "65534\nX-Jtap-Filter-Family: ccc\n", Status.JTAP_FAILURE),
+        (
+            "65534\n",
+            "65534\nX-JTap-VRF-Name: red\nX-JTap-Output-Interface: ge-0/0/0\n",
+            Status.IMPROPER_FILTER,
+        ),
+    ],
+)
+def test_wrong_delivery_parameters(before: str, after: str, code: Status) -> None:
+    assert before in DELIVERY
+    assert add_status(DELIVERY.replace(before, after)) == code
+
+
+def test_delete() -> None:
+    request = parse("DELETE DTCP/0.6\nCRITERIA-ID: 2,5-9\nFlags: STATIC")
+    assert isinstance(request, DeleteRequest)
+    assert request.static
+    assert request.criteria_ids is not None
+    by_name = parse("DELETE DTCP/0.8\nCDest-ID: cd1")
+    assert isinstance(by_name, DeleteRequest)
+    assert (by_name.cdest_id, by_name.static) == ("cd1", False)
+    for wrong in (
+        "",
+        "Criteria-ID: 1\nCdest-ID: a",
+        "Cdest-ID: a,b",
+        "Criteria-ID: x",
+        "Cdest-ID: a\nFlags: Both",
+    ):
+        assert status(f"DELETE DTCP/0.7\n{wrong}") == Status.BAD_REQUEST
+
+
+@pytest.mark.parametrize(
+    ("flags", "criteria", "stats"),
+    [
+        ("", True, False),
+        ("Flags:  BOTH", True, True),
+        ("Flags: Criteria", True, False),
+        ("Flags: stats", False, True),
+    ],
+)
+def test_list(flags: str, criteria: bool, stats: bool) -> None:
+    request = parse(f"LIST DTCP/0.7\n{flags}")
+    assert isinstance(request, ListRequest)
+    assert (request.criteria, request.stats) == (criteria, stats)
+    assert status("LIST DTCP/0.7\nFlags: Static") == Status.BAD_REQUEST
+
+
+def test_noop() -> None:
+    request = parse("NOOP DTCP/0.7\nFlags: SendAsync\nX-Unknown: is discarded")
+    assert isinstance(request, NoopRequest)
+    assert request.send_async
+
+
+@given(st.binary(max_size=300))
+def test_any_text_is_a_request_or_a_fault(text: bytes) -> None:
+    for octets in (text, b"ADD DTCP/0.7\nCsource-ID: a\nSeq: 1\n" + text):
+        try:
+            codec.parse_request(codec.open_envelope(octets, Limits()), Limits())
+        except SyntaxFault as fault:
+            assert fault.info

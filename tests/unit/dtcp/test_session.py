@@ -1,0 +1,254 @@
+from __future__ import annotations
+
+from datetime import datetime
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from flowtap import dtcp
+from flowtap.dtcp import (
+    AddRequest,
+    DeleteRequest,
+    Delivery,
+    Dialect,
+    FilterText,
+    IdRange,
+    ListEntry,
+    ListRequest,
+    NoopRequest,
+    Parameter,
+    Status,
+    Timeouts,
+    Version,
+)
+from flowtap.dtcp.render import render_request, sign
+from flowtap.dtcp.reply import ReplyError
+
+KEY = dtcp.Key(b"Juniper")
+NOW = datetime(2026, 3, 2, 10, 15, 30)  # noqa: DTZ001 - the protocol has no zone
+V7 = Version(0, 7)
+
+
+class Keys:
+    def __init__(self) -> None:
+        self.names = {"md", "other"}
+
+    def key_for(self, csource_id: str) -> dtcp.Key | None:
+        return KEY if csource_id in self.names else None
+
+
+def server(dialect: Dialect = Dialect.VENDOR, *, message_octets: int = 65_536) -> dtcp.ServerConnection:
+    return dtcp.ServerConnection(
+        limits=dtcp.Limits(message_octets=message_octets), keys=Keys(), principal="md", dialect=dialect
+    )
+
+
+def one_event(message: bytes, *, message_octets: int = 65_536) -> dtcp.Event | None:
+    connection = server(message_octets=message_octets)
+    connection.receive_data(message)
+    event = connection.next_event()
+    assert connection.next_event() is None
+    return event
+
+
+def test_what_gets_no_answer() -> None:
+    good = sign("NOOP DTCP/0.7\r\nCsource-ID: md\r\nSeq: 1\r\n", KEY)
+    for message, status in (
+        (b"NOOP DTCP/0.7\r\nCsource-ID: md\r\nSeq: 1\r\n\r\n", Status.INVALID_AUTHENTICATION),
+        (good.replace(b"Seq: 1", b"Seq: 2"), Status.INVALID_AUTHENTICATION),
+        (sign("NOOP DTCP/0.7\r\nCsource-ID: md\r\n", KEY), Status.INVALID_AUTHENTICATION),
+        (sign("NOOP DTCP/0.7\r\nCsource-ID: who\r\nSeq: 1\r\n", KEY), Status.UNKNOWN_CONTROL_SOURCE),
+        (sign("NOOP DTCP/0.7\r\nCsource-ID: other\r\nSeq: 1\r\n", KEY), Status.UNKNOWN_CONTROL_SOURCE),
+    ):
+        event = one_event(message)
+        assert isinstance(event, dtcp.Rejected)
+        assert event.status == status
+        assert event.status.is_silent
+        assert event.reason
+    assert not Status.OK.is_silent
+    too_long = one_event(b"x" * 100 + b"\r\n\r\n", message_octets=50)
+    assert isinstance(too_long, dtcp.Rejected)
+
+
+@pytest.mark.parametrize(
+    ("start", "code", "version"),
+    [
+        ("FOO DTCP/0.7", 501, "DTCP/0.7"),
+        ("NOOP DTCP/0.9", 505, "DTCP/0.8"),
+        ("NOOP DTCP/0.1", 505, "DTCP/0.6"),
+        ("NOOP", 400, "DTCP/0.7"),
+    ],
+)
+def test_what_is_authentic_and_wrong_is_answered(start: str, code: int, version: str) -> None:
+    connection = server()
+    connection.receive_data(sign(f"{start}\r\nCsource-ID: md\r\nSeq: 0042\r\n", KEY))
+    event = connection.next_event()
+    assert isinstance(event, dtcp.RequestRefused)
+    connection.respond(event, event.error, NOW)
+    lines = connection.data_to_send().decode().split("\r\n")
+    assert lines[0].startswith(f"{version} {code} ")
+    assert lines[1] == "SEQ: 0042"
+    assert connection.data_to_send() == b""
+
+
+def test_an_answer_echoes_nothing_that_could_break_its_lines() -> None:
+    connection = server()
+    connection.receive_data(sign("ADD DTCP/0.7\r\nCol\x01our: r\x00ed\r\nCsource-ID: md\r\nSeq: 1\r\n", KEY))
+    event = connection.next_event()
+    assert isinstance(event, dtcp.RequestRefused)
+    connection.respond(event, event.error, NOW)
+    assert b"\x00" not in connection.data_to_send()
+
+
+def test_nothing_is_signed_for_a_control_source_that_is_gone() -> None:
+    connection = server()
+    notification = dtcp.Notification(V7, Status.NOOP_NOTIFICATION, NOW)
+    with pytest.raises(LookupError):
+        connection.send(notification, "gone")
+
+
+REQUESTS: tuple[dtcp.Request, ...] = (
+    AddRequest(
+        V7,
+        "md",
+        "1",
+        ("cd 1", "cd,2"),
+        filter=FilterText(source="192.0.2.0/24,!192.0.2.9", protocol="17"),
+        timeouts=Timeouts(idle_s=60, octets=5),
+        static=True,
+        send_async=True,
+        priority=4,
+        deliveries=(
+            Delivery(ip_address("2001:db8::1"), 1, ip_address("2001:db8::2"), 2, 3),
+            Delivery(ip_address("2001:db8::3"), 4, ip_address("2001:db8::2"), 2, 3),
+        ),
+    ),
+    AddRequest(V7, "md", "2", ("cd1",), timeouts=Timeouts(total_s=9), extensions=(Parameter("X-Own", "1"),)),
+    AddRequest(V7, "md", "2", ("cd1",), static=True),
+    DeleteRequest(V7, "md", "3", criteria_ids=(IdRange(1, 1, single=True), IdRange(3, 9, single=False))),
+    DeleteRequest(V7, "md", "4", cdest_id="cd1", static=True),
+    ListRequest(V7, "md", "5", criteria=True, stats=True),
+    ListRequest(V7, "md", "6", criteria=False, stats=True, cdest_id="cd1"),
+    ListRequest(V7, "md", "7"),
+    NoopRequest(V7, "md", "8", send_async=True),
+    NoopRequest(V7, "md", "9"),
+)
+
+
+@pytest.mark.parametrize("request_value", REQUESTS, ids=lambda each: type(each).__name__)
+def test_a_server_reads_what_a_client_writes(request_value: dtcp.Request) -> None:
+    client = dtcp.ClientConnection(key=KEY, limits=dtcp.Limits())
+    client.send(request_value)
+    event = one_event(client.data_to_send())
+    assert isinstance(event, dtcp.RequestReceived)
+    assert (event.seq, event.csource_id, event.version) == (request_value.seq, "md", V7)
+    got = event.request
+    if isinstance(request_value, AddRequest):
+        assert isinstance(got, AddRequest)
+        assert got.deliveries == request_value.deliveries
+        assert (got.filter, got.timeouts, got.cdest_ids) == (
+            request_value.filter,
+            request_value.timeouts,
+            request_value.cdest_ids,
+        )
+        assert (got.static, got.send_async, got.priority) == (
+            request_value.static,
+            request_value.send_async,
+            request_value.priority,
+        )
+    else:
+        assert got == request_value
+
+
+def entry(number: int) -> ListEntry:
+    return ListEntry(
+        csource_id="md",
+        csource_address=ip_address("192.0.2.10"),
+        cdest_ids=("cd1",),
+        criteria_id=number,
+        added=NOW,
+        static=number % 2 == 0,
+        filter=FilterText(source="192.0.2.1") if number % 3 else None,
+        timeouts=Timeouts(idle_s=5) if number % 3 else None,
+        extensions=(Parameter("X-JTap-Cdest-TTL", "9"),) if number % 3 else (),
+        remaining=Timeouts(idle_s=1) if number % 5 else None,
+        matching_packets=7 if number % 5 else None,
+        last_refresh=NOW if number % 5 else None,
+    )
+
+
+@pytest.mark.parametrize("dialect", list(Dialect))
+@pytest.mark.parametrize("count", [0, 1, 2, 1500])
+def test_lists_of_any_length_are_read_back(dialect: Dialect, count: int) -> None:
+    connection = server(dialect)
+    connection.receive_data(render_request(ListRequest(V7, "md", "5"), KEY))
+    event = connection.next_event()
+    assert isinstance(event, dtcp.RequestReceived)
+    result = dtcp.ListResult(tuple(entry(number) for number in range(1, count + 1)))
+    connection.respond(event, result, NOW)
+    client = dtcp.ClientConnection(key=KEY, limits=dtcp.Limits(message_octets=10**7, lines=10**6))
+    answer = connection.data_to_send()
+    for at in range(0, len(answer), 10_000):
+        assert client.next_reply() is None
+        client.receive_data(answer[at : at + 10_000])
+    reply = client.next_reply()
+    assert reply is not None
+    assert reply.is_success
+    assert reply.seq == "5"
+    assert reply.value("timestamp") == "2026-03-02 10:15:30.000"
+    assert reply.value("criteria-id") is None
+    ids = [int(each.value) for item in reply.entries for each in item if each.name.lower() == "criteria-id"]
+    assert ids == list(range(1, count + 1))
+
+
+def test_a_client_believes_nothing_unsigned() -> None:
+    client = dtcp.ClientConnection(key=KEY, limits=dtcp.Limits())
+    for text in ("DTCP/0.7 200 OK\r\nSeq: 1\r\n", "rubbish\r\n", "DTCP/0.7 200 OK\r\nrubbish\r\n"):
+        signed = sign(text, KEY if "200" not in text or "rubbish" in text else dtcp.Key(b"wrong"))
+        client.receive_data(signed)
+        with pytest.raises(ReplyError):
+            client.next_reply()
+    with pytest.raises(ReplyError):
+        dtcp.reply.parse_reply(b"DTCP/0.7 200 OK\r\n\r\n", KEY)
+
+
+def test_a_client_survives_a_reply_that_is_too_long() -> None:
+    client = dtcp.ClientConnection(key=KEY, limits=dtcp.Limits(message_octets=300))
+    client.receive_data(b"x" * 400 + b"\r\n\r\n" + sign("DTCP/0.7 299 Fine\r\nSeq: 1\r\n", KEY))
+    reply = client.next_reply()
+    assert reply is not None
+    assert (reply.code, reply.reason, reply.is_success) == (299, "Fine", True)
+
+
+def test_octets_signed_elsewhere_go_out_as_they_are() -> None:
+    client = dtcp.ClientConnection(key=KEY, limits=dtcp.Limits())
+    client.send_signed(b"anything")
+    assert client.data_to_send() == b"anything"
+
+
+@given(st.binary(max_size=400))
+def test_no_octets_upset_a_connection(data: bytes) -> None:
+    connection = server()
+    connection.receive_data(data + b"\n\n")
+    while (event := connection.next_event()) is not None:
+        assert isinstance(event, dtcp.Rejected)
+    client = dtcp.ClientConnection(key=KEY, limits=dtcp.Limits())
+    client.receive_data(data + b"\nAuthentication-Info: 00\n\n")
+    with pytest.raises(ReplyError):
+        while client.next_reply() is not None:
+            pass
+
+
+@given(st.text(max_size=200))
+def test_any_authentic_text_is_answered(text: str) -> None:
+    body = text.replace("\r", "").replace("\n\n", "\n").lstrip("\n")
+    message = sign("ADD DTCP/0.7\r\nCsource-ID: md\r\nSeq: 1\r\n" + body + "\r\n", KEY)
+    connection = server()
+    connection.receive_data(message)
+    while (event := connection.next_event()) is not None:
+        if not isinstance(event, dtcp.Rejected):
+            result = event.error if isinstance(event, dtcp.RequestRefused) else dtcp.AddResult(1)
+            connection.respond(event, result, NOW)
+            assert connection.data_to_send().endswith(b"\r\n\r\n")

@@ -1,0 +1,147 @@
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+
+from flowtap.control import AuditRecord, PortError, verify
+from flowtap.errors import ConfigurationError
+from flowtap.service.store import SqlStore
+
+NOW = datetime(2026, 3, 2, 10, 0, 0)  # noqa: DTZ001 - as the protocol
+
+
+def record(number: int) -> AuditRecord:
+    return AuditRecord(NOW, "start", "md", "md", number)
+
+
+def test_settings_that_durability_needs(tmp_path: Path) -> None:
+    store = SqlStore(tmp_path / "s.db")
+    with store._engine.connect() as connection:
+        assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+        assert connection.exec_driver_sql("PRAGMA synchronous").scalar() == 2
+    assert (tmp_path / "s.db").stat().st_mode & 0o777 == 0o600
+    store.close()
+
+
+def test_a_transaction_is_all_or_nothing(tmp_path: Path) -> None:
+    store = SqlStore(tmp_path / "s.db")
+    with pytest.raises(ValueError, match="stop here"), store.transaction() as transaction:
+        transaction.audit(record(1))
+        msg = "stop here"
+        raise ValueError(msg)
+    assert verify(store.audit_rows()) == 0
+    with store.transaction() as transaction:
+        transaction.audit(record(1))
+        transaction.audit(record(2))
+    assert verify(store.audit_rows()) == 2
+    store.close()
+
+
+def test_errors_of_the_database_tell_no_values(tmp_path: Path) -> None:
+    store = SqlStore(tmp_path / "s.db")
+    with store._engine.begin() as connection:
+        connection.exec_driver_sql("DROP TABLE intercepts")
+    with pytest.raises(PortError) as caught, store.transaction() as transaction:
+        transaction.end(1, NOW, "a secret reason")
+    assert "secret" not in str(caught.value)
+    store.close()
+
+
+def test_files_that_are_no_store(tmp_path: Path) -> None:
+    (tmp_path / "text.db").write_text("no database, " * 100)
+    with sqlite3.connect(tmp_path / "foreign.db") as foreign:
+        foreign.execute("CREATE TABLE other (a)")
+    foreign.close()
+    newer = SqlStore(tmp_path / "newer.db")
+    with newer._engine.begin() as connection:
+        connection.exec_driver_sql("PRAGMA user_version = 99")
+    newer.close()
+    for name, words in (
+        ("text.db", "no database"),
+        ("foreign.db", "another program"),
+        ("newer.db", "newer version"),
+        (".", "cannot be opened"),
+        ("missing/s.db", "cannot be opened"),
+    ):
+        with pytest.raises(ConfigurationError, match=words) as caught:
+            SqlStore(tmp_path / name)
+        assert caught.value.key == "store.path"
+
+
+WRITER = """
+import sys
+from datetime import datetime
+from ipaddress import ip_address
+from pathlib import Path
+from flowtap.control import AuditRecord, Intercept
+from flowtap.dtcp import FilterText, Timeouts
+from flowtap.service.store import SqlStore
+store = SqlStore(Path(sys.argv[1]))
+now = datetime(2026, 3, 2)
+number = store.last_criteria_id()
+while True:
+    number += 1
+    intercept = Intercept(number, "md", ip_address("192.0.2.1"), "md", ("cd",), (), (), FilterText(),
+        Timeouts(), True, False, 1, (), now, 0)
+    with store.transaction() as transaction:
+        transaction.start(intercept)
+        transaction.audit(AuditRecord(now, "start", "md", "md", number))
+    print(number, flush=True)
+    if number % 3 == 0:
+        with store.transaction() as transaction:
+            transaction.end(number, now, "deleted")
+            transaction.audit(AuditRecord(now, "stop", "md", "md", number))
+        print(-number, flush=True)
+"""
+
+
+def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
+    """Killed at any point, journal and audit log agree and hold everything that was acknowledged."""
+    path = tmp_path / "s.db"
+    acknowledged: set[int] = set()
+    for attempt in range(4):
+        with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            acknowledged.add(int(child.stdout.readline()))
+            time.sleep(0.05 + 0.037 * attempt)
+            os.kill(child.pid, signal.SIGKILL)
+            # A line that was cut off was not acknowledged.
+            lines = child.stdout.read().decode().split("\n")[:-1]
+            acknowledged |= {int(line) for line in lines}
+        store = SqlStore(path)
+        running = {row.criteria_id for row in store.running()}
+        started, stopped = set(), set()
+        rows = list(store.audit_rows())
+        verify(rows)
+        for row in rows:
+            number = int(row.text.split('"criteria_id":')[1].split(",")[0])
+            (started if '"event":"start"' in row.text else stopped).add(number)
+        assert running == started - stopped
+        assert {number for number in acknowledged if number > 0} <= started
+        assert {-number for number in acknowledged if number < 0} <= stopped
+        store.close()
+    assert len(acknowledged) > 4
+
+
+def test_what_an_earlier_run_left_is_ended(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        child.kill()
+    store = SqlStore(path)
+    left = len(store.running())
+    assert left > 0
+    assert store.end_all(NOW, "restart") == left
+    assert store.end_all(NOW, "restart") == 0
+    assert store.running() == []
+    verify(store.audit_rows())
+    store.close()
