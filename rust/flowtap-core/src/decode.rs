@@ -614,7 +614,11 @@ fn walk_upper(
     {
         return None;
     }
-    let upper = packet.octets.get(upper_offset..).unwrap_or_default();
+    let Some(upper) = packet.octets.get(upper_offset..) else {
+        // The options of the IPv4 header were cut off.
+        record.stop(StopReason::Truncated, packet.offset);
+        return None;
+    };
     let protocol = packet.key.protocol?;
     let kind = match protocol {
         protocol::TCP => LayerKind::Tcp,

@@ -304,7 +304,9 @@ impl Criteria {
             }
             (Some(TransportFilter::Icmp { kind, code }), transport) => {
                 let icmp = match transport {
-                    Transport::Icmp { kind, code } => Some((u16::from(kind), u16::from(code))),
+                    Transport::Icmp { kind, code } if has_icmp(key) => {
+                        Some((u16::from(kind), u16::from(code)))
+                    }
                     _ => None,
                 };
                 if !kind.is_any() && icmp.is_none_or(|icmp| !kind.contains(icmp.0)) {
@@ -462,6 +464,11 @@ const fn has_ports(key: &PacketKey) -> bool {
     matches!(key.protocol, Some(protocol::TCP | protocol::UDP))
 }
 
+/// Whether the packet is ICMP for IPv4 or ICMPv6 for IPv6.
+fn has_icmp(key: &PacketKey) -> bool {
+    key.protocol == Some(icmp_protocol(key.source))
+}
+
 /// The number of ICMP in the family of `address`.
 const fn icmp_protocol(address: Address) -> u8 {
     match address {
@@ -490,7 +497,11 @@ impl TransportFilter {
                     kind: packet_kind,
                     code: packet_code,
                 },
-            ) => kind.contains(u16::from(packet_kind)) && code.contains(u16::from(packet_code)),
+            ) => {
+                has_icmp(key)
+                    && kind.contains(u16::from(packet_kind))
+                    && code.contains(u16::from(packet_code))
+            }
             _ => false,
         }
     }
