@@ -112,4 +112,4 @@ def _criteria(entry: CriteriaFileEntry, labels: Mapping[tuple[str, Delivery], st
         )
     except CriteriaError as error:
         line = entry.lines.get(_PARAMETERS.get(error.field, ""), 0)
-        raise CriteriaFileError(path, entry.line + line - 1 if line else entry.line, str(error)) from None
+        raise CriteriaFileError(path, line or entry.line, str(error)) from None

@@ -33,13 +33,16 @@ if TYPE_CHECKING:
     from flowtap.dtcp.limits import Limits
 
 __all__ = [
+    "ADD_FLAGS",
     "FILTER_PARAMETERS",
     "TIMEOUT_PARAMETERS",
     "VERSIONS",
     "Envelope",
     "add_parts",
+    "flags",
     "open_envelope",
     "parse_request",
+    "priority",
 ]
 
 VERSIONS: Final = (Version(0, 6), Version(0, 7), Version(0, 8))
@@ -69,18 +72,25 @@ _BY_METHOD: Final[Mapping[str, frozenset[str]]] = {
 }
 
 DAY_S: Final = 86_400
+ADD_FLAGS: Final = frozenset({"static", "sendasync"})
+# The prose says "All" where the grammar says "Both" [DTCP §5.11].
+_LIST_FLAGS: Final = frozenset({"stats", "criteria", "both", "all"})
 _TIMEOUT_HIGHEST: Final = {
-    "idle_s": 99_999,
-    "total_s": 99_999,
+    "idle_s": DAY_S,
+    "total_s": DAY_S,
     "packets": 2**64 - 1,
     "octets": 2**64 - 1,
 }
+
+# Longer than any limit: what is too large is told apart from what is no number.
+_ANY_NUMBER: Final = 10**40 - 1
 
 _DESTINATIONS_MAX: Final = 2
 # Matching by interface, VRF or layer-2 family would be wider than asked for if it were left out.
 _UNSUPPORTED: Final = frozenset(
     {"x-jtap-vrf-name", "x-jtap-input-interface", "x-jtap-output-interface", "x-jtap-filter-family"}
 )
+_INTERFACES: Final = frozenset({"x-jtap-input-interface", "x-jtap-output-interface"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +174,20 @@ def _collect(method: str, parameters: Sequence[Parameter]) -> dict[str, Paramete
     return collected
 
 
-def _flags(given: Mapping[str, Parameter], allowed: frozenset[str]) -> frozenset[str]:
+def flags(given: Mapping[str, Parameter], allowed: frozenset[str]) -> frozenset[str]:
+    """Reads Flags, in lower case; none where they are not given.
+
+    Raises:
+        SyntaxFault: One is not allowed.
+    """
     parameter = given.get("flags")
     if parameter is None:
         return frozenset()
-    flags = frozenset(grammar.words(parameter))
-    if not flags <= allowed:
+    words = frozenset(grammar.words(parameter))
+    if not words <= allowed:
         names = ", ".join(sorted(allowed))
         raise SyntaxFault(f"Flags: {names} are right, separated by commas", parameter)
-    return flags
+    return words
 
 
 def _selector(
@@ -194,7 +209,7 @@ def _selector(
 def _parse_delete(
     version: Version, envelope: Envelope, given: Mapping[str, Parameter], limits: Limits
 ) -> DeleteRequest:
-    flags = _flags(given, frozenset({"static"}))
+    named = flags(given, frozenset({"static"}))
     ids, cdest = _selector(given, limits)
     if ids is None and cdest is None:
         raise SyntaxFault("DELETE needs Criteria-ID or Cdest-ID")
@@ -204,7 +219,7 @@ def _parse_delete(
         seq=envelope.seq,
         criteria_ids=ids,
         cdest_id=cdest,
-        static="static" in flags,
+        static="static" in named,
     )
 
 
@@ -212,7 +227,7 @@ def _parse_list(
     version: Version, envelope: Envelope, given: Mapping[str, Parameter], limits: Limits
 ) -> ListRequest:
     # "Criteria" is what a missing flag means to the vendor's routers.
-    flags = _flags(given, frozenset({"stats", "criteria", "both"})) or frozenset({"criteria"})
+    named = flags(given, _LIST_FLAGS) or frozenset({"criteria"})
     ids, cdest = _selector(given, limits)
     return ListRequest(
         version=version,
@@ -220,16 +235,16 @@ def _parse_list(
         seq=envelope.seq,
         criteria_ids=ids,
         cdest_id=cdest,
-        criteria=bool(flags & {"criteria", "both"}),
-        stats=bool(flags & {"stats", "both"}),
+        criteria=bool(named & {"criteria", "both", "all"}),
+        stats=bool(named & {"stats", "both", "all"}),
     )
 
 
 def _parse_noop(
     version: Version, envelope: Envelope, given: Mapping[str, Parameter], _limits: Limits
 ) -> NoopRequest:
-    flags = _flags(given, frozenset({"sendasync"}))
-    return NoopRequest(version, envelope.csource_id, envelope.seq, send_async="sendasync" in flags)
+    named = flags(given, frozenset({"sendasync"}))
+    return NoopRequest(version, envelope.csource_id, envelope.seq, send_async="sendasync" in named)
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,41 +272,89 @@ def add_parts(given: Mapping[str, Parameter], limits: Limits, *, needs_destinati
     filter_text = FilterText(
         **{field: given[name].value for name, field in FILTER_PARAMETERS.items() if name in given}
     )
-    timeouts = Timeouts(
-        **{
-            field: grammar.number(given[name], _TIMEOUT_HIGHEST[field])
-            for name, field in TIMEOUT_PARAMETERS.items()
-            if name in given
-        }
-    )
-    for name in ("timeout-idle", "timeout-total"):
-        if name in given and int(given[name].value) > DAY_S:
-            raise SyntaxFault(
-                f"{given[name].name}: at most {DAY_S} seconds, one day, are right",
-                given[name],
-                status=Status.IMPROPER_TIMEOUT,
-            )
-    return AddParts(cdest_ids, filter_text, timeouts, _deliveries(given, cdest_ids))
-
-
-def _known(*parameters: Parameter | None) -> tuple[Parameter, ...]:
-    return tuple(given for given in parameters if given is not None)
-
-
-def _parse_add(
-    version: Version, envelope: Envelope, given: Mapping[str, Parameter], limits: Limits
-) -> AddRequest:
-    flags = _flags(given, frozenset({"static", "sendasync"}))
-    priority, action = given.get("priority"), given.get("action")
+    numbers = {
+        field: (given[name], _timeout(given[name], _TIMEOUT_HIGHEST[field]))
+        for name, field in TIMEOUT_PARAMETERS.items()
+        if name in given
+    }
+    # What cannot be read at all comes first, then what is not implemented, then what makes no sense.
+    action = given.get("action")
     if action is not None and action.value.lower() != "copy":
         raise SyntaxFault(
             "Action: Copy is right; this tap cannot keep packets from their way",
             action,
             status=Status.NOT_IMPLEMENTED,
         )
-    rank = 1 if priority is None else grammar.number(priority, 255)
+    for field, (each, value) in numbers.items():
+        if value > _TIMEOUT_HIGHEST[field]:
+            raise SyntaxFault(
+                f"{each.name}: at most {_TIMEOUT_HIGHEST[field]} is right",
+                each,
+                status=Status.IMPROPER_TIMEOUT,
+            )
+    timeouts = Timeouts(**{field: value for field, (_, value) in numbers.items()})
+    _check_ip_version(given)
+    return AddParts(cdest_ids, filter_text, timeouts, _deliveries(given, cdest_ids))
+
+
+def _timeout(given: Parameter, highest: int) -> int:
+    """Reads a time-out of any size, so that too large can be told apart from no number at all."""
+    try:
+        return grammar.number(given, _ANY_NUMBER)
+    except SyntaxFault:
+        info = f"{given.name}: a decimal number from 0 to {highest} is right"
+        raise SyntaxFault(info, given) from None
+
+
+def _check_ip_version(given: Mapping[str, Parameter]) -> None:
+    """The vendor's mark of a filter's family must not speak against the filter's addresses."""
+    version = given.get("x-jtap-ip-version")
+    if version is None:
+        return
+    family = version.value.lower()
+    if family not in {"ipv4", "ipv6"}:
+        info = "X-JTap-IP-Version: ipv4 or ipv6 is right"
+        raise SyntaxFault(info, version, status=Status.JTAP_FAILURE)
+    other = "." if family == "ipv6" else ":"
+    for each in _known(given.get("source-address"), given.get("dest-address")):
+        if any(_family_mark(element) == other for element in each.value.split(",")):
+            raise SyntaxFault(
+                f"X-JTap-IP-Version: {each.name} has addresses of the other family",
+                version,
+                each,
+                status=Status.JTAP_FAILURE,
+            )
+
+
+def _family_mark(element: str) -> str | None:
+    """The character that tells an address's family; an IPv6 address may end in an IPv4 one."""
+    return next((mark for mark in ":." if mark in element), None)
+
+
+def _known(*parameters: Parameter | None) -> tuple[Parameter, ...]:
+    return tuple(given for given in parameters if given is not None)
+
+
+def priority(given: Mapping[str, Parameter]) -> int:
+    """Reads Priority: 1 at least, which is also what a missing one means [DTCP §5.4].
+
+    Raises:
+        SyntaxFault: It is no such number.
+    """
+    parameter = given.get("priority")
+    value = 1 if parameter is None else grammar.number(parameter, 255)
+    if value == 0:
+        raise SyntaxFault("Priority: a number from 1 to 255 is right", *_known(parameter))
+    return value
+
+
+def _parse_add(
+    version: Version, envelope: Envelope, given: Mapping[str, Parameter], limits: Limits
+) -> AddRequest:
+    named = flags(given, ADD_FLAGS)
+    rank = priority(given)
     parts = add_parts(given, limits)
-    static = "static" in flags
+    static = "static" in named
     times = (
         parts.timeouts.idle_s,
         parts.timeouts.total_s,
@@ -312,7 +375,7 @@ def _parse_add(
         filter=parts.filter,
         timeouts=parts.timeouts,
         static=static,
-        send_async="sendasync" in flags,
+        send_async="sendasync" in named,
         priority=rank,
         deliveries=parts.deliveries,
         extensions=tuple(value for name, value in given.items() if name.startswith("x-")),
@@ -409,7 +472,7 @@ def _numbers(given: Parameter) -> tuple[int, ...]:
 
 def _refuse_unsupported(given: Mapping[str, Parameter]) -> None:
     named = [given[name] for name in sorted(_UNSUPPORTED) if name in given]
-    if "x-jtap-vrf-name" in given and any("interface" in name for name in given):
+    if "x-jtap-vrf-name" in given and not _INTERFACES.isdisjoint(given):
         raise SyntaxFault(
             "X-JTap-VRF-Name cannot stand beside an interface",
             *named,

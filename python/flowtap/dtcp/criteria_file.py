@@ -59,7 +59,7 @@ class CriteriaFileEntry:
         filter: What it matches.
         timeouts: What ends it; nothing where none is given, and with the flag Static.
         deliveries: Outer headers, one for each content destination, or none.
-        lines: Line of every parameter, by its lower-case name.
+        lines: Line in the file of every parameter, by its lower-case name.
     """
 
     id: int
@@ -118,21 +118,21 @@ def _entry(block: list[tuple[int, str]], number: int, path: str) -> CriteriaFile
             if name not in _NAMES and not name.startswith("x-"):
                 raise SyntaxFault(f"ADD has no parameter {each.name}", each)
             given.setdefault(name, each)
+        # What follows is about the request as a whole where it names no parameter.
+        at = start
+        flags = codec.flags(given, codec.ADD_FLAGS)
+        codec.priority(given)
         parts = codec.add_parts(given, Limits(), needs_destination=False)
     except SyntaxFault as fault:
         line_of_fault = fault.parameters[0].line if fault.parameters else at
         info = fault.info.removeprefix(f"line {at}: ")
         raise CriteriaFileError(path, line_of_fault or at, info) from None
-    action, flags = given.get("action"), given.get("flags")
-    if action is not None and action.value.lower() != "copy":
-        raise CriteriaFileError(path, action.line, "Action: only Copy can be served by a tap")
-    is_static = flags is not None and "static" in grammar.words(flags)
     return CriteriaFileEntry(
         id=number,
         line=start,
         cdest_ids=parts.cdest_ids,
         filter=parts.filter,
-        timeouts=type(parts.timeouts)() if is_static else parts.timeouts,
+        timeouts=type(parts.timeouts)() if "static" in flags else parts.timeouts,
         deliveries=parts.deliveries,
         lines={name: each.line for name, each in given.items()},
     )

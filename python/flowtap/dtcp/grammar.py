@@ -36,12 +36,14 @@ __all__ = [
 ID_MAX = 2**64 - 1
 """The highest id that a list can name; ``*`` as an upper end means it."""
 
-_REQUEST_LINE = re.compile(r"([!-~]+)[ \t]+DTCP/(\d{1,4})\.(\d{1,4})[ \t]*", re.IGNORECASE)
-_RESPONSE_LINE = re.compile(r"DTCP/(\d{1,4})\.(\d{1,4})[ \t]+(\d{3})(?:[ \t]+(.*))?", re.IGNORECASE)
-_PARAMETER = re.compile(r"([!-9;-~]+):(.*)")
-_NAME = re.compile(r"(?:[!-+\--\[\]-~]|\\\d{3})+")
-_ESCAPE = re.compile(r"\\(\d{3})")
-_SPECIAL = re.compile(r"[^!-+\--\[\]-~]")
+_REQUEST_LINE = re.compile(r"([!-~]+)[ \t]+DTCP/(\d{1,4})\.(\d{1,4})[ \t]*", re.IGNORECASE | re.ASCII)
+_RESPONSE_LINE = re.compile(
+    r"DTCP/(\d{1,4})\.(\d{1,4})[ \t]+(\d{3})(?:[ \t]+(.*))?", re.IGNORECASE | re.ASCII
+)
+_PARAMETER = re.compile(r"([!-9;-~]+)[ \t]*:([^\x00-\x08\x0a-\x1f\x7f]*)")
+_NAME = re.compile(r"(?:[!-+\--\[\]-~]|\\[0-9]{3})+")
+_ESCAPE = re.compile(rb"\\([0-9]{3})")
+_SPECIAL = re.compile(rb"[^!-+\--\[\]-~]")
 _TIME_FORMAT = "%Y-%m-%d %H:%M:%S.%f"
 
 
@@ -91,15 +93,15 @@ def response_line(line: str) -> tuple[Version, int, str]:
 
 
 def parameter(line: str, number_of_line: int) -> Parameter:
-    """Reads ``Name: value``; blanks around the value do not belong to it.
+    """Reads ``Name: value``; blanks around the colon and the value do not belong to either.
 
     Raises:
-        SyntaxFault: There is no name or no colon.
+        SyntaxFault: There is no name or no colon, or the value has control characters.
     """
     match = _PARAMETER.fullmatch(line)
     if match is None:
         raise SyntaxFault(f"line {number_of_line}: a parameter has the form Name: value")
-    return Parameter(match[1], match[2].strip(), number_of_line)
+    return Parameter(match[1], match[2].strip(" \t"), number_of_line)
 
 
 def number(given: Parameter, highest: int) -> int:
@@ -125,7 +127,7 @@ def _elements(given: Parameter) -> list[str]:
 
 
 def name_list(given: Parameter, limits: Limits) -> tuple[str, ...]:
-    r"""Reads names; ``\ddd`` stands for the character of that number, which then separates nothing.
+    r"""Reads names; ``\ddd`` stands for the octet of that number, which then separates nothing.
 
     Raises:
         SyntaxFault: A name is empty, too long, or has characters that names cannot have.
@@ -138,12 +140,30 @@ def name_list(given: Parameter, limits: Limits) -> tuple[str, ...]:
                 " blanks, separated by commas, are right"
             )
             raise SyntaxFault(info, given)
-    return tuple(_ESCAPE.sub(lambda match: chr(int(match[1])), name) for name in names)
+    return tuple(_unescaped(given, name) for name in names)
+
+
+def _unescaped(given: Parameter, name: str) -> str:
+    """The text that a name stands for; names go into logs and tables, so it must be printable."""
+    try:
+        octets = _ESCAPE.sub(lambda match: bytes([int(match[1])]), name.encode("ascii"))
+        text = octets.decode("utf-8")
+    except ValueError:
+        text = ""
+    if not text or not text.isprintable():
+        info = f"{given.name}: escapes that stand for UTF-8 text without control characters are right"
+        raise SyntaxFault(info, given)
+    return text
 
 
 def name_list_text(names: Sequence[str]) -> str:
     """Writes names as `name_list` reads them."""
-    return ",".join(_SPECIAL.sub(lambda match: f"\\{ord(match[0]):03}", name) for name in names)
+
+    def escaped(name: str) -> bytes:
+        octets = name.encode("utf-8", "replace")
+        return _SPECIAL.sub(lambda match: b"\\%03d" % match[0][0], octets)
+
+    return b",".join(map(escaped, names)).decode("ascii")
 
 
 def id_list(given: Parameter, limits: Limits) -> tuple[IdRange, ...]:
@@ -202,10 +222,14 @@ def address_list(given: Parameter) -> tuple[IPv4Address | IPv6Address, ...]:
         SyntaxFault: One is no address; the code is that of vendor parameters [DTCP App. B].
     """
     try:
-        return tuple(ip_address(element) for element in _elements(given))
+        addresses = tuple(ip_address(element) for element in _elements(given))
     except ValueError:
-        info = f"{given.name}: IPv4 or IPv6 addresses separated by commas are right"
-        raise SyntaxFault(info, given, status=Status.JTAP_FAILURE) from None
+        addresses = ()
+    # A zone means something on one host only.
+    if not addresses or any(getattr(address, "scope_id", None) for address in addresses):
+        info = f"{given.name}: IPv4 or IPv6 addresses without zones, separated by commas, are right"
+        raise SyntaxFault(info, given, status=Status.JTAP_FAILURE)
+    return addresses
 
 
 def format_time(moment: datetime) -> str:

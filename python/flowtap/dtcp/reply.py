@@ -109,8 +109,9 @@ def _blocks(lines: list[str]) -> list[list[Parameter]]:
         given = grammar.parameter(line, at)
         name = given.name.lower()
         names = {each.name.lower() for each in blocks[-1]}
-        starts_entry = name in _ENTRY_STARTS and (name in names or not names & _ENTRY_STARTS)
-        if (starts_entry and names) or (name == "seq" and names):
+        begins = name in _ENTRY_STARTS and not names & _ENTRY_STARTS
+        repeats = name in names and not name.startswith("x-")
+        if names and (begins or repeats or name == "seq"):
             blocks.append([])
         blocks[-1].append(given)
     return blocks

@@ -81,10 +81,12 @@ class Rejected:
     Attributes:
         status: The code to log.
         reason: Why, without anything of the message's content.
+        seq: The sequence number where it could be read; nobody vouches for it.
     """
 
     status: Status
     reason: str
+    seq: str | None = None
 
 
 Event = RequestReceived | RequestRefused | Rejected
@@ -126,7 +128,9 @@ class ServerConnection:
         except LookupError:
             return None
         if message is None:
-            reason = f"a message longer than {self._limits.message_octets} octets"
+            reason = (
+                f"a message of more than {self._limits.message_octets} octets or {self._limits.lines} lines"
+            )
             return Rejected(Status.INVALID_AUTHENTICATION, reason)
         return self._event(message)
 
@@ -140,11 +144,12 @@ class ServerConnection:
             return Rejected(Status.INVALID_AUTHENTICATION, fault.info)
         key = self._keys.key_for(envelope.csource_id)
         if key is None:
-            return Rejected(Status.UNKNOWN_CONTROL_SOURCE, "the Csource-ID is not configured")
+            return Rejected(Status.UNKNOWN_CONTROL_SOURCE, "the Csource-ID is not configured", envelope.seq)
         if self._principal is not None and envelope.csource_id != self._principal:
-            return Rejected(Status.UNKNOWN_CONTROL_SOURCE, "the Csource-ID is not the login's name")
+            reason = "the Csource-ID is not the login's name"
+            return Rejected(Status.UNKNOWN_CONTROL_SOURCE, reason, envelope.seq)
         if not authentication.authenticate(text, given, key):
-            return Rejected(Status.INVALID_AUTHENTICATION, "the digest does not fit the text")
+            return Rejected(Status.INVALID_AUTHENTICATION, "the digest does not fit the text", envelope.seq)
         try:
             return RequestReceived(codec.parse_request(envelope, self._limits))
         except SyntaxFault as fault:
@@ -203,9 +208,11 @@ class ClientConnection:
 
     def __init__(self, *, key: Key, limits: Limits) -> None:
         self._key = key
+        self._limits = limits
         self._reader = MessageReader(limits)
         self._output = bytearray()
         self._lines = bytearray()
+        self._too_long = False
 
     def send(self, request: Request) -> None:
         """Queues a request."""
@@ -225,6 +232,11 @@ class ClientConnection:
         """Takes octets as they came."""
         self._reader.feed(data)
 
+    @property
+    def pending_octets(self) -> int:
+        """Octets of a reply that is not whole yet."""
+        return len(self._lines) + self._reader.pending_octets
+
     def next_reply(self) -> Reply | None:
         """The next response; None when more octets are needed.
 
@@ -242,7 +254,13 @@ class ClientConnection:
                 self._lines.clear()
                 continue
             self._lines += piece
-            if authentication.split(bytes(self._lines))[1] is not None:
+            if len(self._lines) > self._limits.message_octets:
+                # The rest is skipped, up to the digest that ends it.
+                self._lines.clear()
+                self._too_long = True
+            if authentication.split(piece)[1] is not None:
                 message = bytes(self._lines)
                 self._lines.clear()
-                return parse_reply(message, self._key)
+                if not self._too_long:
+                    return parse_reply(message, self._key)
+                self._too_long = False

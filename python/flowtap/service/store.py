@@ -6,6 +6,7 @@ cut. SQLAlchemy Core, so that another database stays possible.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import stat
@@ -35,6 +36,7 @@ _MODE: Final = 0o600
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _SYNCHRONOUS_FULL: Final = 2
 _PAGE_ROWS: Final = 1_000
+_BUSY_S: Final = 1.0
 
 _METADATA = sql.MetaData()
 _INTERCEPTS = sql.Table(
@@ -122,15 +124,15 @@ class SqlStore:
     """
 
     def __init__(self, path: Path) -> None:
-        self._lock = _lock(path)
+        _make(path)
+        self._lock: int | None = None
         self._engine = sql.create_engine(
             sql.URL.create("sqlite", database=str(path)),
             poolclass=sql.pool.StaticPool,
-            connect_args={"check_same_thread": False},
+            connect_args={"check_same_thread": False, "timeout": _BUSY_S},
         )
         sql.event.listen(self._engine, "connect", _configure)
         try:
-            os.close(_open(path))
             self._prepare(path)
         except SQLAlchemyError:
             self.close()
@@ -145,6 +147,7 @@ class SqlStore:
             def pragma(name: str) -> Any:  # noqa: ANN401 - as the database says it
                 return connection.exec_driver_sql(f"PRAGMA {name}").scalar_one()
 
+            # Nothing is written before it is certain that the database is ours.
             tables = sql.inspect(connection).get_table_names()
             application = pragma("application_id")
             version = pragma("user_version")
@@ -155,8 +158,11 @@ class SqlStore:
                     path,
                     f"was written by a newer version (schema {version}, this one knows {SCHEMA_VERSION})",
                 )
-            # A file system may refuse either without an error.
-            if pragma("journal_mode") != "wal" or pragma("synchronous") != _SYNCHRONOUS_FULL:
+            if path.stat().st_mode & _OTHERS:
+                raise _unusable(path, "others can read it; chmod 600 is right")
+            self._lock = _lock(path)
+            # A file system may refuse WAL without an error.
+            if pragma("journal_mode = WAL") != "wal" or pragma("synchronous") != _SYNCHRONOUS_FULL:
                 raise _unusable(path, "lies on a file system that cannot hold a database in WAL mode")
             connection.exec_driver_sql(f"PRAGMA application_id = {_APPLICATION_ID}")
             connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -243,9 +249,11 @@ class SqlStore:
             return [AuditRow(row.number, row.text, row.hash) for row in connection.execute(query)]
 
     def close(self) -> None:
-        """Lets go of the database."""
+        """Lets go of the database; it may be called again."""
         self._engine.dispose()
-        self._lock.close()
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
 @contextmanager
@@ -261,29 +269,44 @@ def _unusable(path: Path, reason: str) -> ConfigurationError:
     return ConfigurationError(f"store.path: {path}: {reason}", key="store.path")
 
 
-def _open(path: Path) -> int:
-    """Opens a file of ours, made where there is none, that nobody else may read.
+def _make(path: Path) -> None:
+    """Makes an empty file that nobody else may read, where there is none.
 
     Raises:
-        ConfigurationError: It cannot be.
+        ConfigurationError: It cannot be made, or something else is there.
     """
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, _MODE))
+    except FileExistsError:
+        if not path.is_file():
+            raise _unusable(path, "cannot be opened: is no regular file") from None
     except OSError as error:
         raise _unusable(path, f"cannot be opened: {error.strerror}") from None
-    if os.fstat(descriptor).st_mode & _OTHERS:
+
+
+def _lock(path: Path) -> int:
+    """Takes the store for this process; the lock ends with it, however it ends.
+
+    A file of its own: closing any descriptor of the database would end the database's own locks.
+
+    Raises:
+        ConfigurationError: Another process has it.
+    """
+    beside = path.with_name(f"{path.name}-lock")
+    try:
+        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _MODE)
+    except OSError as error:
+        raise _unusable(beside, f"cannot be opened: {error.strerror}") from None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
         os.close(descriptor)
-        raise _unusable(path, "others can read it; chmod 600 is right")
+        raise _unusable(path, "is in use by another tap that is running") from None
     return descriptor
 
 
-def _lock(path: Path) -> Any:
-    raise NotImplementedError
-
-
 def _configure(connection: Any, _record: object) -> None:  # noqa: ANN401 - the driver's own type
-    """Full synchronisation, and no waiting for another program: this database has one user."""
+    """Full synchronisation, a property of the connection and not of the database."""
     cursor = connection.cursor()
-    for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON"):
-        cursor.execute(f"PRAGMA {pragma}")
+    cursor.execute("PRAGMA synchronous = FULL")
     cursor.close()

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,10 +45,8 @@ def events(scene: Scene) -> list[tuple[str, int | None]]:
 
 @contextmanager
 def store_fails(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    @contextmanager
-    def failing() -> Iterator[Transaction]:
+    def failing() -> AbstractContextManager[Transaction]:
         raise PortError
-        yield
 
     with monkeypatch.context() as patch:
         patch.setattr(scene.store, "transaction", failing)
@@ -127,10 +125,10 @@ def test_a_stop_that_cannot_be_recorded_never_resumes(scene: Scene, monkeypatch:
     with store_fails(scene, monkeypatch):
         assert status(scene.delete(first)) == Status.SERVER_INTERNAL_ERROR
     assert scene.data_plane.installed[-1] == ()
-    assert scene.control.pending_ends == (first,)
+    assert list(scene.control.pending_ends) == [first]
     assert scene.running == ()
     scene.added()
-    assert scene.control.pending_ends == ()
+    assert list(scene.control.pending_ends) == []
     assert [row.criteria_id for row in scene.store.running()] == [2]
     assert events(scene) == [("start", 1), ("stop", 1), ("start", 2)]
 
@@ -147,7 +145,7 @@ def test_a_stop_that_the_data_plane_refuses_changes_nothing(scene: Scene) -> Non
     first = scene.added()
     scene.data_plane.fails = True
     assert status(scene.delete(first)) == Status.SERVER_INTERNAL_ERROR
-    assert scene.running == (first,)
+    assert list(scene.running) == [first]
     assert [row.criteria_id for row in scene.store.running()] == [first]
 
 

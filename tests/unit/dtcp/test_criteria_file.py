@@ -41,8 +41,11 @@ def test_a_file_of_the_vendor_s_client() -> None:
         ("ADD DTCP/0.7\nProtocol: 6\nColour: red", 3),
         ("ADD DTCP/0.7\nProtocol: 6\nAction: Block", 3),
         ("ADD DTCP/0.7\nTimeout-Idle: soon", 2),
-        ("ADD DTCP/0.7\nX-JTap-Cdest-Dest-Port: 1\nProtocol: 6", 3),
+        ("ADD DTCP/0.7\nX-JTap-Cdest-Dest-Port: 1\nProtocol: 6", 1),
         (f"ADD DTCP/0.7\nProtocol: 6\n{DELIVERY}".replace("1814", "0"), 4),
+        ("ADD DTCP/0.7\nProtocol: 6\nFlags: rubbish", 3),
+        ("ADD DTCP/0.7\nPriority: x\nProtocol: 6", 2),
+        ("ADD DTCP/0.7\nProtocol: 6\nX-Own: a\rb", 3),
         ("ADD DTCP/0.7\nProtocol: 6\nCdest-ID: a,b,c", 3),
     ],
 )

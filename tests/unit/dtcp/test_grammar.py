@@ -18,7 +18,10 @@ LIMITS = Limits(name_octets=8, list_elements=3)
 def test_request_lines() -> None:
     assert grammar.request_line("add  dtcp/0.7 ") == ("ADD", Version(0, 7))
     assert str(Version(0, 10)) == "DTCP/0.10"
-    for wrong in ("", "ADD", "ADD DTCP/0", "ADD DTCP/0.x", "ADD HTTP/1.1", " ADD DTCP/0.7"):
+    for wrong in (
+        *("", "ADD", "ADD DTCP/0", "ADD DTCP/0.x", "ADD HTTP/1.1", " ADD DTCP/0.7"),
+        *("ADD DTCP/\u0660.\u0667", "LI\u017fT DTCP/0.7"),
+    ):
         with pytest.raises(SyntaxFault):
             grammar.request_line(wrong)
 
@@ -33,8 +36,9 @@ def test_response_lines() -> None:
 
 def test_parameters() -> None:
     assert grammar.parameter("Flags:  BOTH ", 3) == Parameter("Flags", "BOTH", 3)
+    assert grammar.parameter("Flags \t:\tBOTH", 3) == Parameter("Flags", "BOTH", 3)
     assert grammar.parameter("A:b:c", 2) == Parameter("A", "b:c", 2)
-    for wrong in ("", "Flags", ": x", "Fl ags: x"):
+    for wrong in ("", "Flags", ": x", "Fl ags: x", " Flags: x", "X: a\rSeq: 9", "X: \x1b[2J", "X: \x7f"):
         with pytest.raises(SyntaxFault, match="line 7"):
             grammar.parameter(wrong, 7)
 
@@ -50,13 +54,20 @@ def test_names() -> None:
     assert grammar.name_list(Parameter("C", "cd1, cd2"), LIMITS) == ("cd1", "cd2")
     assert grammar.name_list(Parameter("C", r"a\044b"), LIMITS) == ("a,b",)
     assert grammar.name_list_text(("a,b", "c d", "e\\")) == r"a\044b,c\032d,e\092"
-    for wrong in ("", "a,", "a b", r"a\4", "123456789", "\u00e9"):
+    assert grammar.name_list(Parameter("C", r"\195\188"), LIMITS) == ("\u00fc",)
+    for wrong in (
+        *("", "a,", "a b", r"a\4", "123456789", "\u00e9"),
+        *(r"\999", r"\256", r"a\010b", r"\027[2J", r"\252", "a\\\u0663\u0663\u0663"),
+    ):
         with pytest.raises(SyntaxFault):
             grammar.name_list(Parameter("C", wrong), LIMITS)
 
 
 @given(
-    st.lists(st.text(st.characters(min_codepoint=1, max_codepoint=255), min_size=1, max_size=9), min_size=1)
+    st.lists(
+        st.text(st.characters(exclude_categories=("C", "Z"), include_characters=" "), min_size=1, max_size=9),
+        min_size=1,
+    )
 )
 def test_names_survive(names: list[str]) -> None:
     written = Parameter("C", grammar.name_list_text(names))
@@ -83,6 +94,8 @@ def test_words_and_addresses() -> None:
     with pytest.raises(SyntaxFault) as caught:
         grammar.address_list(Parameter("A", "192.0.2.256"))
     assert caught.value.status == Status.JTAP_FAILURE
+    with pytest.raises(SyntaxFault, match="zones"):
+        grammar.address_list(Parameter("A", "fe80::1%eth0"))
 
 
 def test_times() -> None:

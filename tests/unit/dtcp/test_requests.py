@@ -93,12 +93,39 @@ def test_the_first_of_a_name_counts() -> None:
         ("Timeout-Packets: x", Status.BAD_REQUEST),
         ("Timeout-Idle: 86401", Status.IMPROPER_TIMEOUT),
         ("Timeout-Total: 99999", Status.IMPROPER_TIMEOUT),
+        ("Timeout-Total: 100000", Status.IMPROPER_TIMEOUT),
+        ("Timeout-Bytes: 18446744073709551616", Status.IMPROPER_TIMEOUT),
+        ("Timeout-Idle: soon\nAction: Block", Status.BAD_REQUEST),
+        ("Timeout-Idle: 86401\nAction: Block", Status.NOT_IMPLEMENTED),
+        ("Priority: 0", Status.BAD_REQUEST),
         ("Timeout-Idle: 0", Status.IMPROPER_TIMEOUT),
         ("", Status.IMPROPER_TIMEOUT),
     ],
 )
 def test_wrong_adds(text: str, code: Status) -> None:
     assert add_status(text, flags="") == code
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        ("X-JTap-IP-Version: ipx", Status.JTAP_FAILURE),
+        ("X-JTap-IP-Version: ipv6\nSource-Address: *,!192.0.2.1", Status.JTAP_FAILURE),
+        ("X-JTap-IP-Version: ipv4\nDest-Address: ::ffff:192.0.2.1", Status.JTAP_FAILURE),
+        ("X-JTap-VRF-Name: red\nX-Interface-Id: demux0.1", Status.JTAP_FAILURE),
+    ],
+)
+def test_vendor_parameters_that_would_change_the_filter(text: str, code: Status) -> None:
+    assert add_status(text) == code
+
+
+def test_a_family_that_agrees_with_the_filter_is_accepted() -> None:
+    for text in ("IPv6\nSource-Address: ::ffff:192.0.2.1-*", "ipv4\nDest-Address: 192.0.2.0/24", "ipv6"):
+        assert isinstance(add(f"X-JTap-IP-Version: {text}\n"), AddRequest)
+
+
+def test_a_request_without_destination_is_wrong_before_its_action_is_looked_at() -> None:
+    assert status("ADD DTCP/0.7\nFlags: Static\nAction: Block") == Status.BAD_REQUEST
 
 
 def test_content_destinations() -> None:
@@ -174,6 +201,7 @@ def test_delete() -> None:
     [
         ("", True, False),
         ("Flags:  BOTH", True, True),
+        ("Flags: All", True, True),
         ("Flags: Criteria", True, False),
         ("Flags: stats", False, True),
     ],

@@ -66,6 +66,7 @@ def test_what_gets_no_answer() -> None:
         assert isinstance(event, dtcp.Rejected)
         assert event.status == status
         assert event.status.is_silent
+        assert event.seq in {"1", "2", None}
         assert event.reason
     assert not Status.OK.is_silent
     too_long = one_event(b"x" * 100 + b"\r\n\r\n", message_octets=50)
@@ -220,6 +221,36 @@ def test_a_client_survives_a_reply_that_is_too_long() -> None:
     reply = client.next_reply()
     assert reply is not None
     assert (reply.code, reply.reason, reply.is_success) == (299, "Fine", True)
+
+
+def test_a_client_keeps_no_more_than_its_limit_of_a_reply_without_end() -> None:
+    client = dtcp.ClientConnection(key=KEY, limits=dtcp.Limits(message_octets=300))
+    for _ in range(1000):
+        client.receive_data(b"X-Own: " + b"x" * 100 + b"\r\n\r\n")
+        assert client.next_reply() is None
+        assert client.pending_octets <= 300
+    client.receive_data(sign("Seq: 1\r\n", KEY))
+    assert client.next_reply() is None
+    client.receive_data(sign("DTCP/0.7 200 OK\r\nSeq: 2\r\n", KEY))
+    reply = client.next_reply()
+    assert reply is not None
+    assert reply.seq == "2"
+
+
+def test_an_entry_ends_where_a_parameter_repeats() -> None:
+    text = (
+        "DTCP/0.6 200 OK\r\nCriteria-ID: 1\r\nTimestamp: 2026-01-01 00:00:00.000\r\nX-Own: a\r\nX-Own: b\r\n"
+        "Criteria-Num: 1\r\nCriteria-Count: 1\r\nTimestamp: 2026-02-02 00:00:00.000\r\nSeq: 1\r\n"
+    )
+    client = dtcp.ClientConnection(key=KEY, limits=dtcp.Limits())
+    client.receive_data(sign(text, KEY))
+    reply = client.next_reply()
+    assert reply is not None
+    assert reply.value("timestamp") == "2026-02-02 00:00:00.000"
+    (item,) = reply.entries
+    assert [each.name for each in item] == [
+        *("Criteria-ID", "Timestamp", "X-Own", "X-Own", "Criteria-Num", "Criteria-Count")
+    ]
 
 
 def test_octets_signed_elsewhere_go_out_as_they_are() -> None:

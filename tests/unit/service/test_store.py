@@ -118,7 +118,8 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
             acknowledged |= {int(line) for line in lines}
         store = SqlStore(path)
         running = {row.criteria_id for row in store.running()}
-        started, stopped = set(), set()
+        started: set[int] = set()
+        stopped: set[int] = set()
         rows = list(store.audit_rows())
         verify(rows)
         for row in rows:

@@ -1,0 +1,210 @@
+"""In which order a change takes effect, and what is left when the store or the data plane fails."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scene import V7, Scene, add_request, now, principal
+
+from flowtap.control import Count, Intercept, PortError, Tasked, verify
+from flowtap.dtcp import (
+    AddResult,
+    DeleteRequest,
+    DeleteResult,
+    ErrorResult,
+    FilterText,
+    IdRange,
+    ListRequest,
+    NoopRequest,
+    Result,
+    Status,
+    Timeouts,
+)
+
+
+def audit(scene: Scene) -> list[dict[str, Any]]:
+    return [json.loads(row.text) for row in scene.store.audit_rows()]
+
+
+def code(result: Result) -> int:
+    return result.status if isinstance(result, ErrorResult) else Status.OK
+
+
+def delete_request(*ids: int, static: bool = True) -> DeleteRequest:
+    ranges = tuple(IdRange(each, each, single=True) for each in ids)
+    return DeleteRequest(V7, "md", "1", criteria_ids=ranges, static=static)
+
+
+@contextmanager
+def full_disk(scene: Scene) -> Iterator[None]:
+    """The database may not grow any more: SQLite's own answer to a full disk."""
+    with scene.store._engine.connect() as connection:
+        used = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
+        connection.exec_driver_sql(f"PRAGMA max_page_count = {used}")
+    try:
+        yield
+    finally:
+        with scene.store._engine.connect() as connection:
+            connection.exec_driver_sql("PRAGMA max_page_count = 1000000")
+
+
+class Witness:
+    """A data plane that notes what the journal says at the moment of every change."""
+
+    def __init__(self, scene: Scene) -> None:
+        self._scene = scene
+        self.seen: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
+        self.refuses = False
+
+    def install(self, intercepts: Collection[Intercept]) -> None:
+        if self.refuses:
+            raise PortError
+        journal = tuple(row.criteria_id for row in self._scene.store.running())
+        self.seen.append((tuple(each.criteria_id for each in intercepts), journal))
+
+    def counts(self) -> Mapping[int, Count]:
+        return {}
+
+
+@pytest.fixture
+def witness(scene: Scene) -> Witness:
+    made = Witness(scene)
+    scene.control._data_plane = made
+    return made
+
+
+def test_recorded_before_copying_starts_and_after_it_stopped(scene: Scene, witness: Witness) -> None:
+    scene.added()
+    scene.added()
+    scene.delete(1)
+    scene.added(static=False, timeouts=Timeouts(total_s=5))
+    scene.control.expire(now(5))
+    # What copies from this change on, and what the journal says runs at that moment.
+    assert witness.seen == [
+        ((1,), (1,)),
+        ((1, 2), (1, 2)),
+        ((2,), (1, 2)),
+        ((2, 3), (2, 3)),
+        ((2,), (2, 3)),
+    ]
+    assert [row.criteria_id for row in scene.store.running()] == [2]
+
+
+def test_a_full_disk_starts_nothing(scene: Scene) -> None:
+    scene.added()
+    # One source list that no page that is left can hold.
+    long = FilterText(source=",".join(f"192.0.2.{at}" for at in range(250)))
+    with full_disk(scene):
+        results = [scene.add(filter=long) for _ in range(20)]
+    failed = [each for each in results if isinstance(each, ErrorResult)]
+    assert failed
+    assert all("192.0.2." not in str(each.info) for each in failed)
+    started = [each.criteria_id for each in results if isinstance(each, AddResult)]
+    assert scene.running == (1, *started)
+    assert [row.criteria_id for row in scene.store.running()] == [1, *started]
+    assert scene.data_plane.installed[-1] == (1, *started)
+    highest = scene.added(filter=long)
+    assert highest > max([1, *started])
+    verify(scene.store.audit_rows())
+
+
+def test_a_full_disk_stops_and_remembers(scene: Scene) -> None:
+    ids = [scene.added() for _ in range(60)]
+    with full_disk(scene):
+        results = [scene.delete(each) for each in ids]
+        waiting = scene.control.pending_ends
+        assert waiting
+        assert Status.SERVER_INTERNAL_ERROR in {code(each) for each in results}
+        # Whatever could not be written: nothing copies any more.
+        assert scene.running == ()
+        assert scene.data_plane.installed[-1] == ()
+    assert scene.control.expire(now(60)) == []
+    assert scene.control.pending_ends == ()
+    assert scene.store.running() == []
+    stops = [row for row in audit(scene) if row["event"] == "stop"]
+    assert sorted(row["criteria_id"] for row in stops) == ids
+    # The log says when copying stopped, not when that could be written down.
+    assert {row["when"] for row in stops} == {now(1).wall.isoformat()}
+    verify(scene.store.audit_rows())
+
+
+def test_a_time_out_that_was_not_installed_has_not_ended(scene: Scene, witness: Witness) -> None:
+    first = scene.added(static=False, timeouts=Timeouts(total_s=5))
+    witness.refuses = True
+    assert scene.control.expire(now(5)) == []
+    assert scene.running == (first,)
+    witness.refuses = False
+    assert [each.intercept.criteria_id for each in scene.control.expire(now(6))] == [first]
+    assert scene.control.expire(now(7)) == []
+    (stop,) = [row for row in audit(scene) if row["event"] == "stop"]
+    assert stop["detail"] == [["reason", "time-out: total"]]
+
+
+def test_refusals_are_audited_though_the_data_plane_fails(scene: Scene, witness: Witness) -> None:
+    first = scene.added()
+    witness.refuses = True
+    waiting = [Tasked(principal(), delete_request(first)), Tasked(principal("md2"), delete_request(first))]
+    results = scene.control.handle_all(waiting, now(1))
+    assert [code(each) for each in results] == [500, 400]
+    assert [row["event"] for row in audit(scene)] == ["start", "refuse"]
+
+
+def test_what_had_nothing_to_stop_does_not_fail_with_the_others(scene: Scene, witness: Witness) -> None:
+    first, second = scene.added(), scene.added()
+    witness.refuses = True
+    waiting = [
+        Tasked(principal(), delete_request(first)),
+        Tasked(principal(), delete_request(second, static=False)),
+    ]
+    failed, nothing = scene.control.handle_all(waiting, now(1))
+    assert code(failed) == Status.SERVER_INTERNAL_ERROR
+    assert nothing == DeleteResult(0)
+
+
+@pytest.mark.parametrize(
+    ("request_", "method"),
+    [
+        (add_request("md"), "ADD"),
+        (DeleteRequest(V7, "md", "1", cdest_id="cd1"), "DELETE"),
+        (ListRequest(V7, "md", "1"), "LIST"),
+        (NoopRequest(V7, "md", "1"), "NOOP"),
+    ],
+)
+def test_every_refusal_says_who_asked_for_what(scene: Scene, request_: Any, method: str) -> None:
+    assert code(scene.control.handle(principal("md2"), request_, now(3))) == Status.BAD_REQUEST
+    (row,) = audit(scene)
+    assert (row["event"], row["login"], row["csource_id"]) == ("refuse", "md2", "md")
+    assert row["when"] == now(3).wall.isoformat()
+    detail = dict(row["detail"])
+    assert (detail["request"], detail["status"], detail["address"]) == (method, "400", "192.0.2.10")
+
+
+@pytest.mark.parametrize("timeouts", [Timeouts(), Timeouts(0, 0, 0, 0), Timeouts(packets=0)])
+def test_nothing_runs_without_an_end(scene: Scene, timeouts: Timeouts) -> None:
+    assert code(scene.add(static=False, timeouts=timeouts)) == Status.IMPROPER_TIMEOUT
+    assert scene.running == ()
+
+
+def test_a_step_of_the_wall_clock_ends_nothing(scene: Scene) -> None:
+    scene.added(static=False, timeouts=Timeouts(total_s=60))
+    later = type(now())(now(10_000).wall, now(59).monotonic_ns)
+    assert scene.control.expire(later) == []
+    earlier = type(now())(now(-10_000).wall, now(60).monotonic_ns)
+    assert len(scene.control.expire(earlier)) == 1
+
+
+def test_what_an_earlier_run_left_is_ended_and_its_ids_stay_used(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    ids = [scene.added() for _ in range(3)]
+    scene.store.close()
+    again = Scene(tmp_path)
+    assert again.store.end_all(now(9).wall, "restart") == 3
+    assert [row["detail"] for row in audit(again) if row["event"] == "stop"] == [[["reason", "restart"]]] * 3
+    assert again.added() == ids[-1] + 1
+    assert verify(again.store.audit_rows()) == 7
+    again.store.close()
