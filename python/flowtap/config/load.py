@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import stat
 import tomllib
 from dataclasses import dataclass
@@ -64,14 +65,16 @@ _PLAIN: Mapping[str, str] = {
 }
 
 
+# Where a value may be of several types the path also names the type that was tried.
+_ALTERNATIVE = re.compile(r"[\[(]|^(?:IPv[46]Address|float|constrained-float)$")
+
+
 def _fault(error: ErrorDetails) -> tuple[str, str]:
     key = ""
     for part in error["loc"]:
         if isinstance(part, int):
             key += f"[{part}]"
-        elif part not in {"IPv4Address", "IPv6Address", "float", "constrained-float"} and not part.startswith(
-            "literal["
-        ):
+        elif not _ALTERNATIVE.search(part):
             key += f".{part}" if key else part
     reason = _PLAIN.get(error["type"], error["msg"].removeprefix("Value error, "))
     return key, reason

@@ -11,6 +11,6 @@ __all__ = ["now"]
 
 
 def now() -> Now:
-    """This moment: the element's local time, as the protocol writes it, and monotonic time."""
-    wall = datetime.now()  # noqa: DTZ005 - the element's local time
+    """This moment: the element's local time, with its offset, and monotonic time."""
+    wall = datetime.now().astimezone()
     return Now(wall=wall, monotonic_ns=time.monotonic_ns())

@@ -82,13 +82,13 @@ class TapDataPlane:
             )
             for each in intercepts
         }
-        table = FilterTable.compile(
-            compiled.values(),
-            {label: _destination(outer) for outer, label in outers.items()},
-        )
         try:
+            table = FilterTable.compile(
+                compiled.values(),
+                {label: _destination(outer) for outer, label in outers.items()},
+            )
             self._tap.install(table)
-        except DataPlaneError as error:
+        except (DataPlaneError, ValueError) as error:
             raise PortError(str(error)) from None
         self._compiled = compiled
         self._labels = outers

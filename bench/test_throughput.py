@@ -1,0 +1,107 @@
+"""Packets a second through flowtap and through pcapy-ng, from the same file.
+
+pytest bench --benchmark-enable
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import pcapy
+import pytest
+
+from flowtap import ContentDestination, Criteria, Engine, FilterTable, Replay
+from flowtap.adapters.pcapy import batches
+from traffic import SUBJECT, hosts
+
+Benchmark: TypeAlias = Callable[[Callable[[], int]], int]
+
+DESTINATION = {"cd": ContentDestination("203.0.113.9", 30000, "203.0.113.1")}
+
+
+def table(count: int, *, deliver: bool = False) -> FilterTable:
+    """One subject, and so many hosts that do not occur."""
+    to = ["cd"] if deliver else []
+    subject = Criteria(1, source=SUBJECT[0], destination=SUBJECT[1], deliver_to=to)
+    others = [
+        Criteria(number, source=host, deliver_to=to) for number, host in enumerate(hosts(count - 1), start=2)
+    ]
+    return FilterTable.compile([subject, *others], DESTINATION)
+
+
+@pytest.mark.parametrize("count", [1, 1000, 100_000])
+def test_replay(benchmark: Benchmark, capture: str, packets: int, count: int) -> None:
+    compiled = table(count)
+    assert benchmark(lambda: Replay([capture], compiled).run().stats.frames) == packets
+
+
+def test_replay_that_writes(benchmark: Benchmark, capture: str, packets: int) -> None:
+    compiled = table(1)
+    assert benchmark(lambda: Replay([capture], compiled, write="/dev/null").run().stats.frames) == packets
+
+
+def test_feed_batch(benchmark: Benchmark, capture: str, packets: int) -> None:
+    compiled = table(1000, deliver=True)
+
+    def run() -> int:
+        engine = Engine(compiled)
+        for data, records in batches(pcapy.open_offline(capture), 4096):
+            engine.feed_batch(data, records)
+        return engine.stats().frames
+
+    assert benchmark(run) == packets
+
+
+def test_feed(benchmark: Benchmark, capture: str, packets: int) -> None:
+    compiled = table(1000, deliver=True)
+    reader = pcapy.open_offline(capture)
+    frames = []
+    while (pair := reader.next())[0] is not None:
+        frames.append(pair[1])
+
+    def run() -> int:
+        engine = Engine(compiled)
+        for frame in frames:
+            engine.feed(frame)
+        return engine.stats().frames
+
+    assert benchmark(run) == packets
+
+
+def test_compile_100_000(benchmark: Benchmark) -> None:
+    criteria = [Criteria(number, source=host) for number, host in enumerate(hosts(100_000))]
+    assert benchmark(lambda: len(FilterTable.compile(criteria))) == 100_000
+
+
+def test_pcapy_next(benchmark: Benchmark, capture: str, packets: int) -> None:
+    def run() -> int:
+        reader = pcapy.open_offline(capture)
+        count = 0
+        while reader.next()[0] is not None:
+            count += 1
+        return count
+
+    assert benchmark(run) == packets
+
+
+def test_pcapy_loop(benchmark: Benchmark, capture: str, packets: int) -> None:
+    def run() -> int:
+        reader = pcapy.open_offline(capture)
+        count = 0
+
+        def taken(_header: object, _data: bytes) -> None:
+            nonlocal count
+            count += 1
+
+        reader.loop(0, taken)
+        return count
+
+    assert benchmark(run) == packets
+
+
+def test_pcapy_next_batch(benchmark: Benchmark, capture: str, packets: int) -> None:
+    def run() -> int:
+        return sum(len(records) // 16 for _, records in batches(pcapy.open_offline(capture), 4096))
+
+    assert benchmark(run) == packets

@@ -1,0 +1,340 @@
+"""The daemon as its clients see it: OpenSSH's own program, and ours."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from flowtap import Receiver
+from flowtap.cli.main import run
+from flowtap.cli.show import ask
+from flowtap.dtcp import Key, ListRequest, NoopRequest, Version
+from flowtap.dtcp.render import render_request, sign
+from flowtap.mediation import TaskingClient, TaskingError
+from flowtap.service.logins import hash_password
+
+CAPTURE = Path(__file__).parents[1] / "captures" / "plain.pcap"
+KEY = Key(b"Juniper")
+OWN_KEY = Key(b"a key of its own")
+V7 = Version(0, 7)
+ADD = (
+    "ADD DTCP/0.7\nCdest-ID: cd{at}\nSource-Address: 192.0.2.{at}\nX-JTap-Cdest-Dest-Address: 127.0.0.1\n"
+    "X-JTap-Cdest-Dest-Port: {port}\nX-JTap-Cdest-Source-Address: 127.0.0.1\n"
+    "X-JTap-Cdest-Source-Port: 40001\nFlags: STATIC"
+)
+
+pytestmark = pytest.mark.interop
+
+
+@dataclass
+class Tap:
+    directory: Path
+    process: subprocess.Popen[bytes]
+    port: int
+
+    def client(
+        self, user: str = "md", key: Key = KEY, password: str = "right", timeout_s: float = 5
+    ) -> TaskingClient:
+        return TaskingClient(
+            "127.0.0.1",
+            self.port,
+            user=user,
+            key=key,
+            password=password,
+            known_hosts=self.directory / "known_hosts",
+            timeout_s=timeout_s,
+        )
+
+    def openssh(self, *words: str, data: bytes = b"", user: str = "md") -> subprocess.CompletedProcess[bytes]:
+        options = [
+            *("-p", str(self.port), "-i", str(self.directory / "id"), "-F", "none"),
+            *("-o", f"UserKnownHostsFile={self.directory / 'known_hosts'}", "-o", "IdentitiesOnly=yes"),
+            *("-o", "PasswordAuthentication=no", "-o", "BatchMode=yes"),
+        ]
+        return subprocess.run(
+            ["ssh", *options, f"{user}@127.0.0.1", *words],
+            input=data,
+            capture_output=True,
+            timeout=20,
+            check=False,
+        )
+
+    @property
+    def log(self) -> str:
+        return (self.directory / "log").read_text()
+
+
+def write_configuration(directory: Path, source: str) -> None:
+    for name in ("host_key", "id"):
+        subprocess.run(
+            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / name)], check=True
+        )
+    (directory / "hash").write_text(hash_password("right"))
+    (directory / "own.key").write_bytes(OWN_KEY.octets)
+    for name in ("hash", "own.key"):
+        (directory / name).chmod(0o600)
+    (directory / "flowtap.toml").write_text(
+        f"""
+[element.replay]
+{source}
+[login.class.tasker]
+permissions = ["flow-tap-operation"]
+[login.class.reader]
+permissions = ["flow-tap", "flow-tap-control"]
+[login.user.md]
+class = "tasker"
+password_hash_file = "hash"
+authorized_keys_file = "id.pub"
+[login.user.md2]
+class = "tasker"
+password_hash_file = "hash"
+[login.user.reader]
+class = "reader"
+password_hash_file = "hash"
+authorized_keys_file = "id.pub"
+[control_source.md]
+[control_source.md2]
+key_file = "own.key"
+[dtcp.ssh]
+listen = ["127.0.0.1:0"]
+host_key_file = "host_key"
+"""
+    )
+
+
+def start(directory: Path) -> Tap:
+    log = (directory / "log").open("ab")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "flowtap", "run", "--config", str(directory / "flowtap.toml")], stderr=log
+    )
+    log.close()
+    deadline = time.monotonic() + 15
+    while "DTCP over SSH on" not in (directory / "log").read_text():
+        assert process.poll() is None, (directory / "log").read_text()
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    port = int(ask(directory / "flowtap.sock", "status")["ssh"][0].rpartition(":")[2])
+    public = (directory / "host_key.pub").read_text()
+    (directory / "known_hosts").write_text(f"[127.0.0.1]:{port} {public}")
+    return Tap(directory, process, port)
+
+
+def end(tap: Tap) -> None:
+    if tap.process.poll() is None:
+        tap.process.send_signal(signal.SIGTERM)
+    tap.process.wait(timeout=10)
+
+
+@pytest.fixture
+def tap(tmp_path: Path) -> Iterator[Tap]:
+    write_configuration(tmp_path, f'files = ["{CAPTURE}"]\npace = "fast"\nwait_for_criteria = true')
+    running = start(tmp_path)
+    yield running
+    end(running)
+    assert running.process.returncode == 0
+    assert "Traceback" not in running.log
+
+
+def wait_until_played(directory: Path) -> None:
+    deadline = time.monotonic() + 10
+    while not ask(directory / "flowtap.sock", "status")["finished"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_the_whole_way(tap: Tap, tmp_path: Path) -> None:
+    """Logged in, tasked, matched, sent, received, listed, deleted; and every account agrees."""
+    (tmp_path / "received").mkdir()
+    receiver = Receiver([("127.0.0.1", 0)], str(tmp_path / "received"))
+    port = receiver.addresses[0][1]
+
+    async def task() -> None:
+        async with tap.client() as client:
+            reply = await client.request_written(ADD.format(at=10, port=port), "1")
+            assert (reply.code, reply.value("CRITERIA-ID")) == (200, "1")
+            await asyncio.to_thread(wait_until_played, tmp_path)
+            listed = await client.request(ListRequest(V7, "md", "2", stats=True))
+            assert len(listed.entries) == 1
+            values = {each.name: each.value for each in listed.entries[0]}
+            stats = ask(tmp_path / "flowtap.sock", "stats")
+            assert values["MATCHING-PACKETS"] == str(stats["criteria"][0]["packets"])
+            assert values["X-JTAP-CDEST-DEST-PORT"] == str(port)
+            deleted = await client.request_written("DELETE DTCP/0.7\nCriteria-ID: 1\nFlags: STATIC", "3")
+            assert deleted.value("Criteria-Count") == "1"
+
+    before = time.monotonic()
+    asyncio.run(task())
+    stats = ask(tmp_path / "flowtap.sock", "stats")
+    assert stats["copied"] == stats["exported"] + stats["dropped"] + stats["in_queue"] > 0
+    while receiver.packets < stats["exported"] and time.monotonic() - before < 10:
+        receiver.poll(0.1)
+    receiver.close()
+    assert receiver.packets == stats["exported"]
+    assert [row[1:3] for row in receiver.streams] == [(40001, port)]
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="the OpenSSH client is not installed")
+def test_openssh(tap: Tap) -> None:
+    """What the vendor's own client does: the subsystem by ssh -s, several requests with one Seq."""
+    requests = b"".join(
+        sign(f"{text}\r\nCsource-ID: md\r\nSeq: 1\r\n".replace("\n", "\r\n").replace("\r\r", "\r"), KEY)
+        for text in (ADD.format(at=1, port=9), ADD.format(at=2, port=9), "LIST DTCP/0.7\nFlags:  BOTH")
+    )
+    done = tap.openssh("-s", "flow-tap-dtcp", data=requests)
+    assert done.returncode == 0, done.stderr
+    text = done.stdout.decode()
+    assert text.startswith("DTCP/0.7 200 OK\r\nSEQ: 1\r\nCRITERIA-ID: 1\r\nTIMESTAMP: ")
+    replies = text.split("\r\n\r\n")
+    assert len(replies) == 4
+    assert replies[3] == ""
+    assert replies[2].count("CRITERIA-ID: ") == 2
+    assert "CRITERIA-NUM" in replies[2]
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="the OpenSSH client is not installed")
+@pytest.mark.parametrize("words", [("id",), (), ("-s", "sftp"), ("-tt",)], ids=str)
+def test_nothing_but_tasking(tap: Tap, words: tuple[str, ...]) -> None:
+    done = tap.openssh(*words)
+    assert done.returncode != 0
+    assert done.stdout == b""
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="the OpenSSH client is not installed")
+def test_no_forwarding(tap: Tap) -> None:
+    done = tap.openssh("-W", f"127.0.0.1:{tap.port}")
+    assert done.returncode != 0
+    assert b"SSH-2.0" not in done.stdout
+
+
+@pytest.mark.skipif(shutil.which("ssh") is None, reason="the OpenSSH client is not installed")
+def test_a_class_that_may_not_task(tap: Tap) -> None:
+    done = tap.openssh("-s", "flow-tap-dtcp", user="reader")
+    assert done.returncode != 0
+    assert "its class may not task" in tap.log
+
+
+def test_a_wrong_digest_gets_no_answer_and_is_logged(tap: Tap) -> None:
+    async def ask_wrongly() -> None:
+        async with tap.client(timeout_s=0.7) as client:
+            with pytest.raises(TaskingError, match="no answer"):
+                await client.exchange(render_request(NoopRequest(V7, "md", "1"), OWN_KEY))
+            reply = await client.request(NoopRequest(V7, "md", "2"))
+            assert (reply.code, reply.seq) == (200, "2")
+            with pytest.raises(TaskingError, match="no answer"):
+                await client.exchange(render_request(NoopRequest(V7, "md2", "1"), OWN_KEY))
+
+    asyncio.run(ask_wrongly())
+    assert "497 Invalid Authentication: login md from 127.0.0.1" in tap.log
+    assert "499 Unknown Control Source Identifier" in tap.log
+
+
+def test_who_is_not_let_in(tap: Tap) -> None:
+    async def log_in(user: str, password: str) -> None:
+        async with tap.client(user=user, password=password):
+            pytest.fail("was let in")
+
+    for user, password in (("md", "wrong"), ("nobody", "right")):
+        with pytest.raises(TaskingError, match="did not accept"):
+            asyncio.run(log_in(user, password))
+    assert "wrong password or user from 127.0.0.1" in tap.log
+
+
+def test_control_sources_see_only_their_own(tap: Tap) -> None:
+    async def both() -> None:
+        async with tap.client() as md, tap.client("md2", OWN_KEY) as md2:
+            assert (await md.request_written(ADD.format(at=1, port=9), "1")).value("criteria-id") == "1"
+            assert (await md2.request_written(ADD.format(at=2, port=9), "1")).value("criteria-id") == "2"
+            assert len((await md2.request(ListRequest(V7, "md2", "2"))).entries) == 1
+            reply = await md2.request_written("DELETE DTCP/0.7\nCriteria-ID: 1\nFlags: Static", "3")
+            assert reply.code == 431
+            reply = await md2.request_written("DELETE DTCP/0.7\nCdest-ID: cd1\nFlags: Static", "4")
+            assert reply.code == 430
+            assert len((await md.request(ListRequest(V7, "md", "2"))).entries) == 1
+
+    asyncio.run(both())
+
+
+def test_a_thousand_criteria_in_one_reply(tap: Tap) -> None:
+    async def many() -> None:
+        async with tap.client(timeout_s=20) as client:
+            writer = client._writer
+            assert writer is not None
+            for at in range(1100):
+                lines = ADD.format(at=1, port=9).replace("\n", "\r\n")
+                writer.write(sign(f"{lines}\r\nCsource-ID: md\r\nSeq: {at}\r\n", KEY))
+            ids = [(await client._reply()).value("criteria-id") for _ in range(1100)]
+            assert ids == [str(number) for number in range(1, 1101)]
+            listed = await client.request(ListRequest(V7, "md", "1", stats=True))
+            assert len(listed.entries) == 1100
+
+    asyncio.run(many())
+
+
+def test_a_restart_ends_what_ran_and_says_so(tmp_path: Path) -> None:
+    write_configuration(tmp_path, f'files = ["{CAPTURE}"]\npace = 50\nloop = true')
+    first = start(tmp_path)
+
+    async def add() -> None:
+        async with first.client() as client:
+            assert (await client.request_written(ADD.format(at=1, port=9), "1")).code == 200
+
+    asyncio.run(add())
+    first.process.kill()
+    first.process.wait()
+    (tmp_path / "log").unlink()
+    second = start(tmp_path)
+    try:
+        assert "1 criteria of an earlier run have ended with it" in second.log
+
+        async def add_again() -> None:
+            async with second.client() as client:
+                assert len((await client.request(ListRequest(V7, "md", "1"))).entries) == 0
+                reply = await client.request_written(ADD.format(at=1, port=9), "2")
+                assert reply.value("criteria-id") == "2"
+
+        asyncio.run(add_again())
+    finally:
+        end(second)
+
+
+def test_the_command_line_client(tap: Tap, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "password").write_text("right\n")
+    (tmp_path / "criteria.txt").write_text(
+        ADD.format(at=1, port=9) + "\n\n" + ADD.format(at=2, port=9) + "\n"
+    )
+    words = [
+        *(
+            "dtcp",
+            "--ssh",
+            f"127.0.0.1:{tap.port}",
+            "--user",
+            "md",
+            "--password-file",
+            str(tmp_path / "password"),
+        ),
+        *("--known-hosts", str(tmp_path / "known_hosts")),
+    ]
+    assert run([*words, "add", str(tmp_path / "criteria.txt")]) == 0
+    assert run([*words, "noop"]) == 0
+    assert run([*words, "--json", "list"]) == 0
+    assert run([*words, "delete", "1"]) == 0
+    assert run([*words, "delete", "1"]) == 1
+    assert run([*words, "delete", "--cdest", "cd2", "--static"]) == 0
+    assert run([*words, "list", "--ids", "*", "--flags", "Stats"]) == 0
+    output = capsys.readouterr()
+    assert output.out.count("200 OK  CRITERIA-ID: ") == 2
+    assert "431 Unknown Criteria ID" in output.out
+    assert '"criteria-id": "2"' in output.out
+    assert run([*words, "send", str(tmp_path / "nothing")]) == 2
+    assert run(["show", "stats", "--socket", str(tmp_path / "flowtap.sock")]) == 0
+    assert run(["show", "status", "--socket", str(tmp_path / "none.sock")]) == 1
+    assert "flowtap: " in capsys.readouterr().err

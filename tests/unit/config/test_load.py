@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from flowtap.cli.main import run
+from flowtap.config import load, read_secret
+from flowtap.errors import ConfigurationError
+
+GOOD = """
+[element]
+name = "lab"
+[element.replay]
+files = ["a.pcap"]
+pace = 1000
+[login.class.tasker]
+permissions = ["flow-tap-operation"]
+[login.user.md]
+class = "tasker"
+password_hash_file = "hash"
+[control_source.md]
+allowed_destinations = ["cd1"]
+[content_destination.cd1]
+address = "192.0.2.9"
+port = 30000
+source_address = "192.0.2.1"
+[dtcp.ssh]
+listen = ["127.0.0.1:32001", "[::1]:32001"]
+host_key_file = "host_key"
+"""
+
+
+def write(directory: Path, text: str) -> Path:
+    path = directory / "flowtap.toml"
+    path.write_text(text)
+    return path
+
+
+def test_a_good_one(tmp_path: Path) -> None:
+    loaded = load(write(tmp_path, GOOD))
+    assert loaded.values.element.name == "lab"
+    assert loaded.values.content_destination["cd1"].source_port == 65_534
+    assert loaded.locate("x") == tmp_path / "x"
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "key", "words"),
+    [
+        ('name = "lab"', 'nmae = "lab"', "element.nmae", "no such key"),
+        ("[element.replay]", "[element.reply]", "element.reply", "no such key"),
+        ("pace = 1000", "pace = 0", "element.replay.pace", "greater than 0"),
+        ("pace = 1000", 'pace = "quick"', "element.replay.pace", "'recorded' or 'fast'"),
+        ('files = ["a.pcap"]', "files = []", "element.replay.files", "at least 1"),
+        ('"flow-tap-operation"', '"all"', "login.class.tasker.permissions[0]", "flow-tap-operation"),
+        ('class = "tasker"', 'class = "other"', "", "[login.class.other]"),
+        ('password_hash_file = "hash"', "", "login.user.md", "password_hash_file or authorized_keys_file"),
+        ("[control_source.md]", "[control_source.other]", "", "[login.user.other]"),
+        ('["cd1"]\n', '["cd1", "cd1"]\n', "", "given twice"),
+        ("port = 30000", "port = 70000", "content_destination.cd1.port", "65535"),
+        ("port = 30000", "", "content_destination.cd1.port", "is missing"),
+        ('"192.0.2.9"', '"192.0.2.256"', "content_destination.cd1.address", "IPv4"),
+        ('"192.0.2.9"', '"2001:db8::9"', "content_destination.cd1", "one family"),
+        ("127.0.0.1:32001", "localhost", "dtcp.ssh.listen", "ADDRESS:PORT"),
+        ("127.0.0.1:32001", "127.0.0.1:99999", "dtcp.ssh.listen", "ADDRESS:PORT"),
+        ('host_key_file = "host_key"', "", "dtcp.ssh.host_key_file", "is missing"),
+        ('name = "lab"', 'interfaces = ["eth0"]', "element", "live capture"),
+        ('[element.replay]\nfiles = ["a.pcap"]\npace = 1000', "", "element", "a source is needed"),
+    ],
+)
+def test_every_wrong_key_is_named(before: str, after: str, key: str, words: str, tmp_path: Path) -> None:
+    assert before in GOOD
+    path = write(tmp_path, GOOD.replace(before, after))
+    with pytest.raises(ConfigurationError) as caught:
+        load(path)
+    assert words in str(caught.value)
+    assert str(path) in str(caught.value)
+    assert caught.value.key == key
+    if key:
+        assert f"  {key}: " in str(caught.value)
+
+
+def test_all_faults_at_once(tmp_path: Path) -> None:
+    text = GOOD.replace("port = 30000", "port = 0").replace("pace = 1000", "pace = -1")
+    with pytest.raises(ConfigurationError) as caught:
+        load(write(tmp_path, text))
+    assert "content_destination.cd1.port" in str(caught.value)
+    assert "element.replay.pace" in str(caught.value)
+
+
+def test_files_that_are_no_configuration(tmp_path: Path) -> None:
+    for content, words in ((b"\xff", "UTF-8"), (b"[", "TOML")):
+        (tmp_path / "f.toml").write_bytes(content)
+        with pytest.raises(ConfigurationError, match=words):
+            load(tmp_path / "f.toml")
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        load(tmp_path)
+
+
+def test_secrets_are_nobody_else_s(tmp_path: Path) -> None:
+    loaded = load(write(tmp_path, GOOD))
+    secret = tmp_path / "secret"
+    for content, mode, words in (
+        (b"abc", 0o640, "others can read it"),
+        (b"abc", 0o604, "others can read it"),
+        (b" \n", 0o600, "is empty"),
+    ):
+        secret.write_bytes(content)
+        secret.chmod(mode)
+        with pytest.raises(ConfigurationError, match=words) as caught:
+            read_secret(loaded, "secret", "the.key")
+        assert caught.value.key == "the.key"
+        assert "abc" not in str(caught.value)
+    secret.write_bytes(b"abc\n")
+    assert read_secret(loaded, "secret", "the.key") == b"abc"
+    with pytest.raises(ConfigurationError, match="cannot be read"):
+        read_secret(loaded, "missing", "the.key")
+
+
+def test_config_check_looks_at_the_files_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(tmp_path, GOOD)
+    for name, content, words in (
+        (None, b"", "dtcp.ssh.host_key_file"),
+        ("host_key", b"no key", "holds no private key"),
+    ):
+        if name is not None:
+            (tmp_path / name).write_bytes(content)
+            (tmp_path / name).chmod(0o600)
+        assert run(["config", "check", str(path)]) == 3
+        assert words in capsys.readouterr().err
