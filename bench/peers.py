@@ -101,7 +101,8 @@ def main() -> int:
     for row in rows:
         ours = row["packets"] / row["elapsed_s"] / 1e6
         other = row["tcpdump_s"]
-        theirs = f"{row['packets'] / other / 1e6:12.2f}" if other else f"> {TCPDUMP_LIMIT_S} s".rjust(12)
+        # Above 1,000 hosts tcpdump is not asked: it would compile for hours.
+        theirs = f"{row['packets'] / other / 1e6:12.2f}" if other else "-".rjust(12)
         ratio = f"{other / row['elapsed_s']:15.1f}" if other else "-".rjust(15)
         print(
             f"{row['hosts']:>7}  {ours:12.2f}   {theirs}   {ratio}   {row['load_s']:6.2f}   {row['compile_s']:9.3f}"

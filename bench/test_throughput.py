@@ -5,6 +5,7 @@ pytest bench --benchmark-enable
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -13,9 +14,24 @@ import pytest
 
 from flowtap import ContentDestination, Criteria, Engine, FilterTable, Replay
 from flowtap.adapters.pcapy import batches
-from traffic import SUBJECT, hosts
+from traffic import SUBJECT, hosts, write_capture
+
+PACKETS = int(os.environ.get("FLOWTAP_BENCH_PACKETS", "20000"))
 
 Benchmark: TypeAlias = Callable[[Callable[[], int]], int]
+
+
+@pytest.fixture(scope="session")
+def packets() -> int:
+    return PACKETS
+
+
+@pytest.fixture(scope="session")
+def capture(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("bench") / "imix.pcap"
+    write_capture(path, PACKETS)
+    return str(path)
+
 
 DESTINATION = {"cd": ContentDestination("203.0.113.9", 30000, "203.0.113.1")}
 

@@ -68,7 +68,9 @@ def test_replay_reads_compressed_captures_and_several(
 
 
 def test_replay_with_a_frame_filter(criteria: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run(["replay", "--criteria", criteria, "--json", "-r", PLAIN, "ip", "src", "host", "192.0.2.10"]) == 0
+    assert (
+        run(["replay", "--criteria", criteria, "--json", "-r", PLAIN, "ip", "src", "host", "192.0.2.10"]) == 0
+    )
     value = result(capsys)
     assert 0 < value["frames"] < 141
     assert value["frames"] + value["filtered_out"] == 141

@@ -1,7 +1,7 @@
 //! All active criteria, compiled: one immutable table that answers which of them match a packet.
 //!
 //! Every criterion is anchored on one address field, the one that says more, and found through the index of that
-//! field ([`index`]). Criteria that name no usable address are kept by protocol. The obvious way, asking every criterion
+//! field (the `index` module). Criteria that name no usable address are kept by protocol. The obvious way, asking every criterion
 //! ([`FilterTable::classify_linear`]), stays as the oracle that the tests hold the index against.
 
 mod index;
