@@ -338,3 +338,38 @@ def test_the_command_line_client(tap: Tap, tmp_path: Path, capsys: pytest.Captur
     assert run(["show", "stats", "--socket", str(tmp_path / "flowtap.sock")]) == 0
     assert run(["show", "status", "--socket", str(tmp_path / "none.sock")]) == 1
     assert "flowtap: " in capsys.readouterr().err
+
+
+def test_reload(tap: Tap) -> None:
+    """HUP takes over logins and control sources; a wrong file changes nothing."""
+    path = tap.directory / "flowtap.toml"
+
+    async def one(user: str) -> int:
+        async with tap.client(user) as client:
+            return (await client.request_written(ADD.format(at=1, port=9), "1")).code
+
+    def reload(words: str) -> None:
+        tap.process.send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 10
+        while words not in tap.log:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+
+    assert asyncio.run(one("md")) == 200
+    good = path.read_text()
+    path.write_text(good + "colour = 1\n")
+    reload("not reloaded")
+    path.write_text(
+        good.replace("[control_source.md]\n", "[control_source.md]\nmax_criteria = 1\n")
+        .replace("user.md2]", "user.md3]")
+        .replace("control_source.md2]", "control_source.md3]")
+    )
+    reload("reloaded ")
+    assert asyncio.run(one("md")) == 550
+    with pytest.raises(TaskingError, match="did not accept"):
+        asyncio.run(one("md2"))
+    tap.process.send_signal(signal.SIGUSR1)
+    deadline = time.monotonic() + 10
+    while "frames, " not in tap.log:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)

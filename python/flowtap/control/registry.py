@@ -113,6 +113,10 @@ class ControlPlane:
         """Criteria that copy nothing any more and whose end is not recorded yet."""
         return tuple(pending.intercept.criteria_id for pending in self._pending)
 
+    def apply_policy(self, policy: Policy) -> None:
+        """Rules requests from now on; what runs already goes on as it was authorised."""
+        self._policy = policy
+
     def handle(self, principal: Principal, request: Request, now: Now) -> Result:
         """Serves one request."""
         return self.handle_all([Tasked(principal, request)], now)[0]

@@ -110,6 +110,8 @@ class Daemon:
 
     def __init__(self, configuration: LoadedConfiguration) -> None:
         values = configuration.values
+        self._path = configuration.path
+        self._reloading: asyncio.Task[None] | None = None
         replay = values.element.replay
         files = _check_sources(configuration)
         host_key = _host_key(configuration)
@@ -165,7 +167,7 @@ class Daemon:
         }
 
     async def run(self) -> Stats:
-        """Runs until INT or TERM; USR1 writes the counters to the log.
+        """Runs until INT or TERM; HUP reloads, USR1 writes the counters to the log.
 
         Returns:
             The last account.
@@ -175,6 +177,7 @@ class Daemon:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, ended.set)
         loop.add_signal_handler(signal.SIGUSR1, self._log_counters)
+        loop.add_signal_handler(signal.SIGHUP, self._begin_reload)
         self._tap.start()
         tasks = [
             asyncio.create_task(self._tasking.run()),
@@ -195,6 +198,21 @@ class Daemon:
             stats = await asyncio.to_thread(self._tap.stop)
             self._store.close()
         return stats
+
+    def _begin_reload(self) -> None:
+        self._reloading = asyncio.create_task(self._reload())
+
+    async def _reload(self) -> None:
+        """Takes over logins, control sources and content destinations; a wrong file changes nothing."""
+        try:
+            configuration = load(self._path)
+            logins = Logins(configuration)
+        except ConfigurationError as error:
+            _LOG.error("not reloaded: %s", error)
+            return
+        self._ssh.logins = logins
+        await self._tasking.apply_policy(_policy(configuration))
+        _LOG.info("reloaded %s; sources and listening addresses change with a restart", self._path)
 
     def _log_counters(self) -> None:
         stats = self._tap.stats()

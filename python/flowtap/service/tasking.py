@@ -16,7 +16,7 @@ from flowtap.dtcp import RequestReceived, RequestRefused
 from flowtap.service import clock
 
 if TYPE_CHECKING:
-    from flowtap.control import ControlPlane
+    from flowtap.control import ControlPlane, Policy
     from flowtap.dtcp import Result
 
 __all__ = ["Session", "TaskingLoop"]
@@ -52,6 +52,11 @@ class TaskingLoop:
     def put(self, session: Session, event: RequestReceived | RequestRefused) -> None:
         """Queues a request."""
         self._queue.put_nowait((session, event))
+
+    async def apply_policy(self, policy: Policy) -> None:
+        """Rules requests that are taken up from now on."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._executor, self._control.apply_policy, policy)
 
     async def run(self) -> None:
         """Serves until cancelled."""

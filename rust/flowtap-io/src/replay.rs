@@ -13,7 +13,9 @@ use flowtap_core::frame::Frame;
 use flowtap_core::table::FilterTable;
 
 use crate::export::{ExportCount, ExportOptions, Exporter};
-use crate::files::{CaptureError, CaptureReader, CaptureWriter, Format, WriterOptions};
+use crate::files::{
+    CaptureError, CaptureReader, CaptureWriter, Format, MAX_INTERFACES, WriterOptions,
+};
 
 /// Frames between two looks at the outside: progress, cancellation.
 const FRAMES_PER_LOOK: u32 = 4096;
@@ -87,7 +89,23 @@ struct Output {
     /// Interfaces of the files before this one, so that every interface has a number of its own.
     first_interface: u32,
     written: u64,
+    /// Frames read of each interface, written or not: for the file's own statistics.
+    received: Vec<u64>,
     error: Option<CaptureError>,
+}
+
+impl Output {
+    fn count(&mut self, interface: u32) {
+        let Ok(at) = usize::try_from(self.first_interface.saturating_add(interface)) else {
+            return;
+        };
+        if at >= self.received.len() && at < MAX_INTERFACES {
+            self.received.resize(at + 1, 0);
+        }
+        if let Some(count) = self.received.get_mut(at) {
+            *count += 1;
+        }
+    }
 }
 
 impl MatchSink for Output {
@@ -178,6 +196,9 @@ impl Pass<'_> {
                 self.filtered_out += 1;
                 continue;
             }
+            if self.output.writer.is_some() {
+                self.output.count(frame.interface);
+            }
             self.last_ns = frame.timestamp_ns;
             self.engine.process(
                 &frame,
@@ -258,6 +279,7 @@ pub fn replay(
             writer,
             first_interface: 0,
             written: 0,
+            received: Vec::new(),
             error: None,
         },
         program: options.program.as_deref(),
@@ -283,10 +305,13 @@ pub fn replay(
         .flush(last_ns, &mut pass.batch, &mut pass.output);
     pass.send();
     error = error.or(pass.output.error.take());
-    if let Some(writer) = &mut pass.output.writer
-        && let Err(failure) = writer.finish()
-    {
-        error = error.or(Some(failure));
+    if let Some(writer) = &mut pass.output.writer {
+        for (interface, &received) in (0_u32..).zip(&pass.output.received) {
+            writer.statistics(interface, received, 0);
+        }
+        if let Err(failure) = writer.finish() {
+            error = error.or(Some(failure));
+        }
     }
     Ok(ReplayReport {
         stats: pass.engine.stats(),

@@ -1,6 +1,8 @@
 //! One pass over capture files.
 
-use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use flowtap_core::table::FilterTable as CoreTable;
 use flowtap_io::replay::{ReplayControl, ReplayOptions, replay};
@@ -10,6 +12,9 @@ use crate::engine::BpfProgram;
 use crate::errors;
 use crate::stats::Stats;
 use crate::table::FilterTable;
+
+/// How often signals are looked at.
+const SIGNAL_POLL: Duration = Duration::from_millis(50);
 
 /// What one pass did.
 #[pyclass(frozen, get_all, module = "flowtap")]
@@ -57,10 +62,33 @@ impl Replay {
         }
     }
 
-    /// Makes the pass with the interpreter released.
+    /// Makes the pass with the interpreter released; a signal whose handler raises ends it.
     fn run(&self, py: Python<'_>) -> PyResult<ReplayReport> {
-        let report = py
-            .detach(|| replay(Arc::clone(&self.table), &self.options, &self.control))
+        let outcome = std::thread::scope(|scope| {
+            let (alive, ended) = mpsc::channel::<()>();
+            let ended = Mutex::new(ended);
+            let pass = scope.spawn(move || {
+                // Dropped when the pass ends, also by a panic: that is what the caller waits for.
+                let _alive = alive;
+                replay(Arc::clone(&self.table), &self.options, &self.control)
+            });
+            let mut raised = Ok(());
+            let wait = || {
+                let ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
+                ended.recv_timeout(SIGNAL_POLL)
+            };
+            while py.detach(wait) == Err(RecvTimeoutError::Timeout) {
+                if raised.is_ok() {
+                    raised = py.check_signals();
+                    if raised.is_err() {
+                        self.control.cancel();
+                    }
+                }
+            }
+            raised.map(|()| pass.join())
+        })?;
+        let report = outcome
+            .map_err(|_panic| errors::data_plane("the pass failed: a defect in flowtap"))?
             .map_err(|error| errors::from_capture(&error))?;
         Ok(ReplayReport {
             stats: Stats::of_export(report.stats, report.exported)?,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import struct
 import threading
 from pathlib import Path
@@ -19,6 +20,7 @@ from flowtap import (
     Engine,
     FilterTable,
     LinkType,
+    Replay,
     Tap,
 )
 from flowtap.adapters import pcapy as adapter
@@ -234,3 +236,37 @@ def test_criteria_as_values() -> None:
         "53",
         None,
     )
+
+
+def test_a_signal_ends_a_replay(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    data = Path(PLAIN).read_bytes()
+
+    def feed() -> None:
+        with fifo.open("wb", buffering=0) as feeding:
+            feeding.write(data)
+            signal.raise_signal(signal.SIGALRM)
+            try:
+                for _ in range(200_000):
+                    feeding.write(data[24:])
+            except BrokenPipeError:
+                pass
+
+    class AlarmedError(Exception):
+        pass
+
+    def alarmed(_number: int, _frame: object) -> None:
+        raise AlarmedError
+
+    before = signal.signal(signal.SIGALRM, alarmed)
+    feeding = threading.Thread(target=feed)
+    try:
+        feeding.start()
+        replay = Replay([str(fifo)], table())
+        with pytest.raises(AlarmedError):
+            replay.run()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        feeding.join()
+    assert replay.frames < 141 * 200_000
