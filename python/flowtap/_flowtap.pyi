@@ -66,6 +66,8 @@ class Criteria:
         timeout_total_s: float | None = None,
         timeout_packets: int | None = None,
         timeout_octets: int | None = None,
+        total_since_ns: int | None = None,
+        idle_since_ns: int | None = None,
         own: bool = False,
     ) -> Self: ...
     @property

@@ -326,6 +326,9 @@ def test_the_command_line_client(tap: Tap, tmp_path: Path, capsys: pytest.Captur
     assert run([*words, "add", str(tmp_path / "criteria.txt")]) == 0
     assert run([*words, "noop"]) == 0
     assert run([*words, "--json", "list"]) == 0
+    assert run([*words, "refresh", "1-2", "Timeout-Idle=60"]) == 0
+    assert run([*words, "refresh", "1", "Timeout-Idle=0"]) == 1
+    assert run([*words, "refresh", "1", "600"]) == 2
     assert run([*words, "delete", "1"]) == 0
     assert run([*words, "delete", "1"]) == 1
     assert run([*words, "delete", "--cdest", "cd2", "--static"]) == 0

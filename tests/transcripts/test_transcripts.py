@@ -47,6 +47,7 @@ def exchange(request: str, result: dtcp.Result, when: str, dialect: Dialect) -> 
         ("x1", dtcp.AddResult(1), "2026-03-02 10:15:30.250", Dialect.DRAFT, "x2"),
         ("x1", dtcp.AddResult(1), "2026-03-02 10:15:30.250", Dialect.VENDOR, "x2b"),
         ("x3", dtcp.AddResult(2), "2026-03-02 10:15:31.004", Dialect.DRAFT, "x4"),
+        ("x8", dtcp.RefreshResult(1), "2026-03-02 10:20:00.500", Dialect.DRAFT, "x9"),
         ("x10", dtcp.DeleteResult(2), "2026-03-02 10:21:00.000", Dialect.DRAFT, "x11"),
         (
             "x12",
@@ -98,14 +99,6 @@ def test_an_empty_list() -> None:
     answer = exchange("x5", dtcp.ListResult(), "2026-03-02 10:16:00.000", Dialect.DRAFT)
     text = wire("x7").replace(b"Seq: 4", b"Seq: 3")
     assert answer.split(b"Authentication-Info")[0] == text.split(b"Authentication-Info")[0]
-
-
-def test_a_method_that_is_not_served() -> None:
-    connection = dtcp.ServerConnection(limits=dtcp.Limits(), keys=OneKey())
-    connection.receive_data(wire("x8"))
-    event = connection.next_event()
-    assert isinstance(event, dtcp.RequestRefused)
-    assert event.error.status == Status.NOT_IMPLEMENTED
 
 
 @pytest.mark.parametrize(

@@ -174,6 +174,21 @@ def delete(target: _Target, ids: str | None, cdest: str | None, *, static: bool)
     _exchange(target, [f"DELETE {VERSION}\n{selector}{flags}"])
 
 
+@dtcp.command()
+@click.argument("ids")
+@click.argument("timeouts", nargs=-1, required=True, metavar="NAME=VALUE...")
+@click.pass_obj
+def refresh(target: _Target, ids: str, timeouts: tuple[str, ...]) -> None:
+    """Give criteria new time-outs: refresh 3,7-9 Timeout-Idle=600 Timeout-Total=3600."""
+    lines = [f"REFRESH {VERSION}", f"Criteria-ID: {ids}"]
+    for given in timeouts:
+        name, equals, value = given.partition("=")
+        if not equals or not name.lower().startswith("timeout-"):
+            fail(f"{given!r}: NAME=VALUE is right, such as Timeout-Idle=600", Exit.USAGE)
+        lines.append(f"{name}: {value}")
+    _exchange(target, ["\n".join(lines)])
+
+
 @dtcp.command(name="list")
 @click.option("--flags", type=click.Choice(["Both", "Criteria", "Stats"]), default="Both", show_default=True)
 @click.option("--ids", help="Only these.")

@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from flowtap.control.model import ControlSource, Principal
     from flowtap.dtcp.messages import AddRequest, Request
 
-__all__ = ["Refused", "control_source", "destination_names", "lifetime", "quota"]
+__all__ = [
+    "Refused",
+    "control_source",
+    "destination_names",
+    "lifetime",
+    "quota",
+    "refreshed_lifetime",
+    "unknown_destination",
+]
 
 
 class Refused(Exception):  # noqa: N818 - a decision, not a failure
@@ -103,3 +111,18 @@ def lifetime(source: ControlSource, request: AddRequest) -> Timeouts:
         info = f"Timeout-Total of 1 to {longest_s} seconds is needed"
         raise Refused(Status.IMPROPER_TIMEOUT, info, *given)
     return given_times
+
+
+def refreshed_lifetime(source: ControlSource, timeouts: Timeouts) -> None:
+    """Checks the lifetime that a REFRESH asks for.
+
+    Raises:
+        Refused: It is longer than policy allows, or would have no end.
+    """
+    longest_s, total_s = source.max_lifetime_s, timeouts.total_s
+    if longest_s and total_s is not None and not 0 < total_s <= longest_s:
+        raise Refused(
+            Status.IMPROPER_TIMEOUT,
+            f"Timeout-Total of 1 to {longest_s} seconds is right",
+            Parameter("Timeout-Total", str(total_s)),
+        )

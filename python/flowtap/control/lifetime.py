@@ -17,7 +17,7 @@ __all__ = ["deadline_ns", "reason_to_end", "remaining"]
 
 
 def _idle_since_ns(intercept: Intercept, count: Count) -> int:
-    return max(intercept.added_ns, count.last_match_ns or 0)
+    return max(intercept.idle_since_ns, count.last_match_ns or 0)
 
 
 def deadline_ns(intercept: Intercept, count: Count) -> int | None:
@@ -26,7 +26,7 @@ def deadline_ns(intercept: Intercept, count: Count) -> int | None:
     if intercept.timeouts.idle_s:
         deadlines.append(_idle_since_ns(intercept, count) + intercept.timeouts.idle_s * NANOSECONDS)
     if intercept.timeouts.total_s:
-        deadlines.append(intercept.added_ns + intercept.timeouts.total_s * NANOSECONDS)
+        deadlines.append(intercept.total_since_ns + intercept.timeouts.total_s * NANOSECONDS)
     return min(deadlines, default=None)
 
 
@@ -60,7 +60,7 @@ def remaining(intercept: Intercept, count: Count, now_ns: int) -> Timeouts:
 
     return Timeouts(
         idle_s=seconds(given.idle_s, _idle_since_ns(intercept, count)),
-        total_s=seconds(given.total_s, intercept.added_ns),
-        packets=budget(given.packets, count.packets),
-        octets=budget(given.octets, count.octets),
+        total_s=seconds(given.total_s, intercept.total_since_ns),
+        packets=budget(given.packets, count.packets - intercept.packets_base),
+        octets=budget(given.octets, count.octets - intercept.octets_base),
     )

@@ -95,7 +95,12 @@ class Intercept:
         priority: As asked.
         extensions: ``X-`` parameters as they were given.
         added: When it was accepted, on the wall clock.
-        added_ns: The same on the monotonic clock.
+        total_since_ns: From when on the total lifetime runs, on the monotonic clock.
+        idle_since_ns: From when on idleness counts; a later match counts instead.
+        packets_base: Matched packets when their budget was given.
+        octets_base: Matched octets when theirs was.
+        refreshes: How often it was refreshed.
+        last_refresh: When it was last, the time of its addition before that.
     """
 
     criteria_id: int
@@ -112,7 +117,12 @@ class Intercept:
     priority: int
     extensions: tuple[Parameter, ...]
     added: datetime
-    added_ns: int
+    total_since_ns: int
+    idle_since_ns: int
+    last_refresh: datetime
+    packets_base: int = 0
+    octets_base: int = 0
+    refreshes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from flowtap.control.audit import AuditRecord
 from flowtap.control.authorize import Refused
 from flowtap.control.model import Count
 from flowtap.control.ports import PortError
-from flowtap.control.tasking import FILTER_NAMES, make_intercept
+from flowtap.control.tasking import FILTER_NAMES, make_intercept, refreshed
 from flowtap.dtcp.messages import (
     AddRequest,
     AddResult,
@@ -30,6 +30,8 @@ from flowtap.dtcp.messages import (
     NoopRequest,
     NoopResult,
     Parameter,
+    RefreshRequest,
+    RefreshResult,
 )
 from flowtap.dtcp.status import Status
 
@@ -46,7 +48,13 @@ __all__ = ["ControlPlane", "Ended", "Policy", "Tasked"]
 CRITERIA_ID_MAX = 2**32 - 1
 """The highest id that an ADD's answer can carry [DTCP §8]."""
 
-_METHODS: Final = {AddRequest: "ADD", DeleteRequest: "DELETE", ListRequest: "LIST", NoopRequest: "NOOP"}
+_METHODS: Final = {
+    AddRequest: "ADD",
+    DeleteRequest: "DELETE",
+    RefreshRequest: "REFRESH",
+    ListRequest: "LIST",
+    NoopRequest: "NOOP",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +142,8 @@ class ControlPlane:
                 results += self._add(tasked, now)
             elif kind is DeleteRequest:
                 results += self._delete(tasked, now)
+            elif kind is RefreshRequest:
+                results += [self._refresh(each, now) for each in tasked]
             else:
                 results += [self._read(each, now) for each in tasked]
         return results
@@ -284,6 +294,42 @@ class ControlPlane:
                 )
             )
 
+    # --- refreshing ---------------------------------------------------------------------------
+
+    def _refresh(self, tasked: Tasked, now: Now) -> Result:
+        """Records the new time-outs, then lets them rule, then acknowledges them."""
+        request = tasked.request
+        assert isinstance(request, RefreshRequest)  # noqa: S101 - grouped by type
+        try:
+            source = authorize.control_source(tasked.principal, request, self._policy.control_sources)
+            selected = self._select(source, request, {})
+            counts = self._data_plane.counts() if selected else {}
+            changed = {
+                each.criteria_id: refreshed(each, request, source, counts.get(each.criteria_id, Count()), now)
+                for each in selected
+            }
+        except Refused as refused:
+            self._end([], [_refusal(tasked, refused, now)])
+            return refused.result()
+        except PortError:
+            return _internal("the data plane did not answer; nothing was refreshed")
+        try:
+            with self._store.transaction() as transaction:
+                self._record_pending(transaction)
+                for intercept in changed.values():
+                    transaction.audit(_refreshed(intercept, tasked, now))
+        except PortError:
+            return _internal("the journal could not be written; nothing was refreshed")
+        self._pending.clear()
+        running = self._running | changed
+        if changed:
+            try:
+                self._data_plane.install(list(running.values()))
+            except PortError:
+                return _internal("the data plane did not take the time-outs; the old ones run on")
+        self._running = running
+        return RefreshResult(len(changed))
+
     # --- time ---------------------------------------------------------------------------------
 
     def next_deadline_ns(self) -> int | None:
@@ -349,7 +395,7 @@ class ControlPlane:
     def _select(
         self,
         source: ControlSource,
-        request: DeleteRequest | ListRequest,
+        request: DeleteRequest | RefreshRequest | ListRequest,
         gone: Mapping[int, object],
     ) -> list[Intercept]:
         """The control source's own criteria that a request names, those being ended left out.
@@ -410,8 +456,8 @@ def _entry(intercept: Intercept, request: ListRequest, count: Count, now: Now) -
         remaining=lifetime.remaining(intercept, count, now.monotonic_ns) if request.stats else None,
         matching_packets=count.packets if request.stats else None,
         matching_octets=count.octets if request.stats else None,
-        refreshes=0 if request.stats else None,
-        last_refresh=intercept.added if request.stats else None,
+        refreshes=intercept.refreshes if request.stats else None,
+        last_refresh=intercept.last_refresh if request.stats else None,
     )
 
 
@@ -433,12 +479,15 @@ def _asked(intercept: Intercept) -> tuple[tuple[str, str], ...]:
         )
         for name, each in zip(intercept.cdest_ids, intercept.deliveries, strict=True)
     )
-    times = (
+    return (*filters, *deliveries, *_times(intercept), ("address", str(intercept.csource_address)))
+
+
+def _times(intercept: Intercept) -> tuple[tuple[str, str], ...]:
+    return tuple(
         (name, str(value))
         for name in ("idle_s", "total_s", "packets", "octets")
         if (value := getattr(intercept.timeouts, name)) is not None
     )
-    return (*filters, *deliveries, *times, ("address", str(intercept.csource_address)))
 
 
 def _started(intercept: Intercept, now: Now) -> AuditRecord:
@@ -449,6 +498,17 @@ def _started(intercept: Intercept, now: Now) -> AuditRecord:
         csource_id=intercept.csource_id,
         criteria_id=intercept.criteria_id,
         detail=_asked(intercept),
+    )
+
+
+def _refreshed(intercept: Intercept, tasked: Tasked, now: Now) -> AuditRecord:
+    return AuditRecord(
+        when=now.wall,
+        event="refresh",
+        login=tasked.principal.login,
+        csource_id=intercept.csource_id,
+        criteria_id=intercept.criteria_id,
+        detail=_times(intercept),
     )
 
 

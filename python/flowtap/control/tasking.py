@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from flowtap.control import authorize
 from flowtap.control.authorize import Refused
 from flowtap.control.model import Intercept
 from flowtap.control.ports import FilterFault
-from flowtap.dtcp.messages import Parameter
+from flowtap.dtcp.messages import Parameter, Timeouts
 from flowtap.dtcp.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from flowtap.control.model import ContentDestination, ControlSource, Now, Principal
+    from flowtap.control.model import ContentDestination, ControlSource, Count, Now, Principal
     from flowtap.control.ports import FilterCheck
-    from flowtap.dtcp.messages import AddRequest, Delivery
+    from flowtap.dtcp.messages import AddRequest, Delivery, RefreshRequest
 
-__all__ = ["FILTER_NAMES", "make_intercept"]
+__all__ = ["FILTER_NAMES", "make_intercept", "refreshed"]
 
 FILTER_NAMES: Final = {
     "source": "Source-Address",
@@ -70,8 +71,44 @@ def make_intercept(
         priority=request.priority,
         extensions=request.extensions,
         added=now.wall,
-        added_ns=now.monotonic_ns,
+        total_since_ns=now.monotonic_ns,
+        idle_since_ns=now.monotonic_ns,
+        last_refresh=now.wall,
     )
+
+
+def refreshed(
+    intercept: Intercept, request: RefreshRequest, source: ControlSource, count: Count, now: Now
+) -> Intercept:
+    """The intercept with the time-outs that a REFRESH names; the others run on [DTCP §5.8].
+
+    A static intercept counts as refreshed and stays without time-outs: REFRESH can neither make nor
+    unmake it.
+
+    Raises:
+        Refused: The lifetime asked for is longer than policy allows.
+    """
+    asked = request.timeouts
+    authorize.refreshed_lifetime(source, asked)
+    changed = replace(intercept, refreshes=intercept.refreshes + 1, last_refresh=now.wall)
+    if intercept.static:
+        return changed
+    if asked.idle_s is not None:
+        changed = replace(changed, idle_since_ns=now.monotonic_ns)
+    if asked.total_s is not None:
+        changed = replace(changed, total_since_ns=now.monotonic_ns)
+    if asked.packets is not None:
+        changed = replace(changed, packets_base=count.packets)
+    if asked.octets is not None:
+        changed = replace(changed, octets_base=count.octets)
+    old = intercept.timeouts
+    timeouts = Timeouts(
+        idle_s=old.idle_s if asked.idle_s is None else asked.idle_s,
+        total_s=old.total_s if asked.total_s is None else asked.total_s,
+        packets=old.packets if asked.packets is None else asked.packets,
+        octets=old.octets if asked.octets is None else asked.octets,
+    )
+    return replace(changed, timeouts=timeouts)
 
 
 def _destination(

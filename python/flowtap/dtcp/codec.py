@@ -20,6 +20,7 @@ from flowtap.dtcp.messages import (
     ListRequest,
     NoopRequest,
     Parameter,
+    RefreshRequest,
     Request,
     Timeouts,
     Version,
@@ -67,6 +68,7 @@ _ENVELOPE: Final = frozenset({"csource-id", "seq", "authentication-info"})
 _BY_METHOD: Final[Mapping[str, frozenset[str]]] = {
     "ADD": frozenset({*FILTER_PARAMETERS, *TIMEOUT_PARAMETERS, "action", "priority", "flags", "cdest-id"}),
     "DELETE": frozenset({"criteria-id", "cdest-id", "flags"}),
+    "REFRESH": frozenset({*TIMEOUT_PARAMETERS, "criteria-id", "cdest-id"}),
     "LIST": frozenset({"criteria-id", "cdest-id", "flags"}),
     "NOOP": frozenset({"flags"}),
 }
@@ -151,7 +153,7 @@ def parse_request(envelope: Envelope, limits: Limits) -> Request:
             status=Status.VERSION_NOT_SUPPORTED,
         )
     if method not in _BY_METHOD:
-        info = f"method {method} is not implemented; ADD, DELETE, LIST and NOOP are"
+        info = f"method {method} is not implemented; ADD, DELETE, REFRESH, LIST and NOOP are"
         raise SyntaxFault(info, status=Status.NOT_IMPLEMENTED)
     given = _collect(method, envelope.parameters)
     return _PARSERS[method](version, envelope, given, limits)
@@ -223,6 +225,30 @@ def _parse_delete(
     )
 
 
+def _parse_refresh(
+    version: Version, envelope: Envelope, given: Mapping[str, Parameter], limits: Limits
+) -> RefreshRequest:
+    ids, cdest = _selector(given, limits)
+    if ids is None and cdest is None:
+        raise SyntaxFault("REFRESH needs Criteria-ID or Cdest-ID")
+    numbers = _timeout_numbers(given)
+    times = _timeouts(numbers)
+    if not any(value for _, value in numbers.values()):
+        raise SyntaxFault(
+            "a time-out above 0 is needed",
+            *(each for each, _ in numbers.values()),
+            status=Status.IMPROPER_TIMEOUT,
+        )
+    return RefreshRequest(
+        version=version,
+        csource_id=envelope.csource_id,
+        seq=envelope.seq,
+        timeouts=times,
+        criteria_ids=ids,
+        cdest_id=cdest,
+    )
+
+
 def _parse_list(
     version: Version, envelope: Envelope, given: Mapping[str, Parameter], limits: Limits
 ) -> ListRequest:
@@ -272,11 +298,7 @@ def add_parts(given: Mapping[str, Parameter], limits: Limits, *, needs_destinati
     filter_text = FilterText(
         **{field: given[name].value for name, field in FILTER_PARAMETERS.items() if name in given}
     )
-    numbers = {
-        field: (given[name], _timeout(given[name], _TIMEOUT_HIGHEST[field]))
-        for name, field in TIMEOUT_PARAMETERS.items()
-        if name in given
-    }
+    numbers = _timeout_numbers(given)
     # What cannot be read at all comes first, then what is not implemented, then what makes no sense.
     action = given.get("action")
     if action is not None and action.value.lower() != "copy":
@@ -285,6 +307,22 @@ def add_parts(given: Mapping[str, Parameter], limits: Limits, *, needs_destinati
             action,
             status=Status.NOT_IMPLEMENTED,
         )
+    timeouts = _timeouts(numbers)
+    _check_ip_version(given)
+    return AddParts(cdest_ids, filter_text, timeouts, _deliveries(given, cdest_ids))
+
+
+def _timeout_numbers(given: Mapping[str, Parameter]) -> dict[str, tuple[Parameter, int]]:
+    """The time-outs that are given, as numbers of any size."""
+    return {
+        field: (given[name], _timeout(given[name], _TIMEOUT_HIGHEST[field]))
+        for name, field in TIMEOUT_PARAMETERS.items()
+        if name in given
+    }
+
+
+def _timeouts(numbers: Mapping[str, tuple[Parameter, int]]) -> Timeouts:
+    """The time-outs that are given, none of them too large."""
     for field, (each, value) in numbers.items():
         if value > _TIMEOUT_HIGHEST[field]:
             raise SyntaxFault(
@@ -292,9 +330,7 @@ def add_parts(given: Mapping[str, Parameter], limits: Limits, *, needs_destinati
                 each,
                 status=Status.IMPROPER_TIMEOUT,
             )
-    timeouts = Timeouts(**{field: value for field, (_, value) in numbers.items()})
-    _check_ip_version(given)
-    return AddParts(cdest_ids, filter_text, timeouts, _deliveries(given, cdest_ids))
+    return Timeouts(**{field: value for field, (_, value) in numbers.items()})
 
 
 def _timeout(given: Parameter, highest: int) -> int:
@@ -489,6 +525,7 @@ def _refuse_unsupported(given: Mapping[str, Parameter]) -> None:
 _PARSERS: Final[Mapping[str, Callable[[Version, Envelope, Mapping[str, Parameter], Limits], Request]]] = {
     "ADD": _parse_add,
     "DELETE": _parse_delete,
+    "REFRESH": _parse_refresh,
     "LIST": _parse_list,
     "NOOP": _parse_noop,
 }

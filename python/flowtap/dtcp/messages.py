@@ -30,6 +30,8 @@ __all__ = [
     "NoopResult",
     "Notification",
     "Parameter",
+    "RefreshRequest",
+    "RefreshResult",
     "Request",
     "Response",
     "Result",
@@ -161,7 +163,19 @@ class NoopRequest:
     send_async: bool = False
 
 
-Request: TypeAlias = AddRequest | DeleteRequest | ListRequest | NoopRequest
+@dataclass(frozen=True, slots=True)
+class RefreshRequest:
+    """REFRESH: time-outs named here replace what is left of the same kind [DTCP §5.8]."""
+
+    version: Version
+    csource_id: str
+    seq: str
+    timeouts: Timeouts
+    criteria_ids: tuple[IdRange, ...] | None = None
+    cdest_id: str | None = None
+
+
+Request: TypeAlias = AddRequest | DeleteRequest | RefreshRequest | ListRequest | NoopRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +188,13 @@ class AddResult:
 @dataclass(frozen=True, slots=True)
 class DeleteResult:
     """200 to a DELETE."""
+
+    criteria_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshResult:
+    """200 to a REFRESH."""
 
     criteria_count: int
 
@@ -222,7 +243,7 @@ class ErrorResult:
     """Plain words for the person at the other end; sent as ``X-Error-Info``."""
 
 
-Result: TypeAlias = AddResult | DeleteResult | ListResult | NoopResult | ErrorResult
+Result: TypeAlias = AddResult | DeleteResult | RefreshResult | ListResult | NoopResult | ErrorResult
 
 
 @dataclass(frozen=True, slots=True)

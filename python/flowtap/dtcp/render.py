@@ -21,6 +21,8 @@ from flowtap.dtcp.messages import (
     ListResult,
     NoopResult,
     Parameter,
+    RefreshRequest,
+    RefreshResult,
 )
 from flowtap.dtcp.status import Status
 
@@ -173,7 +175,7 @@ def _result_lines(response: Response, dialect: Dialect) -> Iterator[tuple[str, s
     match response.result:
         case AddResult(criteria_id):
             yield "Criteria-ID", str(criteria_id)
-        case DeleteResult(criteria_count):
+        case DeleteResult(criteria_count) | RefreshResult(criteria_count):
             yield "Criteria-Count", str(criteria_count)
         case ListResult(entries):
             entry_lines = _vendor_entry if dialect is Dialect.VENDOR else _draft_entry
@@ -234,7 +236,7 @@ def render_request(request: Request, key: Key) -> bytes:
     return sign(_text(f"{method} {request.version}", [*lines, *envelope]), key)
 
 
-def _selector_lines(request: DeleteRequest | ListRequest) -> Iterator[tuple[str, str]]:
+def _selector_lines(request: DeleteRequest | RefreshRequest | ListRequest) -> Iterator[tuple[str, str]]:
     if request.criteria_ids is not None:
         yield "Criteria-ID", grammar.id_list_text(request.criteria_ids)
     if request.cdest_id is not None:
@@ -257,6 +259,8 @@ def _request_lines(request: Request) -> tuple[str, list[tuple[str, str]]]:
         ]
     if isinstance(request, DeleteRequest):
         return "DELETE", [*_selector_lines(request), *_flag_line(Static=request.static)]
+    if isinstance(request, RefreshRequest):
+        return "REFRESH", [*_selector_lines(request), *_time_lines("Timeout", request.timeouts)]
     if isinstance(request, ListRequest):
         flags = _flag_line(
             Both=request.criteria and request.stats,

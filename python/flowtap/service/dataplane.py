@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypedDict
 
 from flowtap import ContentDestination, Criteria, CriteriaError, DataPlaneError, FilterTable
 from flowtap.control.model import Count
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = ["TapDataPlane", "check_filter"]
 
+_COUNTER_MAX = 2**64 - 1
 _Outer = tuple[str, "Delivery", bool]
 
 
@@ -35,7 +36,6 @@ def check_filter(text: FilterText) -> None:
 def _criteria(
     criteria_id: int, text: FilterText, deliver_to: Collection[str], intercept: Intercept | None
 ) -> Criteria:
-    times = intercept.timeouts if intercept is not None else None
     return Criteria(
         criteria_id,
         source=text.source,
@@ -46,10 +46,43 @@ def _criteria(
         icmp_type=text.icmp_type,
         icmp_code=text.icmp_code,
         deliver_to=list(deliver_to),
-        timeout_idle_s=times.idle_s or None if times else None,
-        timeout_total_s=times.total_s or None if times else None,
-        timeout_packets=times.packets or None if times else None,
-        timeout_octets=times.octets or None if times else None,
+        **(_NO_END if intercept is None else _lifetime(intercept)),
+    )
+
+
+class _Lifetime(TypedDict):
+    timeout_idle_s: int | None
+    timeout_total_s: int | None
+    timeout_packets: int | None
+    timeout_octets: int | None
+    total_since_ns: int | None
+    idle_since_ns: int | None
+
+
+_NO_END = _Lifetime(
+    timeout_idle_s=None,
+    timeout_total_s=None,
+    timeout_packets=None,
+    timeout_octets=None,
+    total_since_ns=None,
+    idle_since_ns=None,
+)
+
+
+def _lifetime(intercept: Intercept) -> _Lifetime:
+    """What ends it, as the engine counts: budgets from the criterion's beginning, a zero is none."""
+    times = intercept.timeouts
+
+    def budget(limit: int | None, base: int) -> int | None:
+        return min(base + limit, _COUNTER_MAX) if limit else None
+
+    return _Lifetime(
+        timeout_idle_s=times.idle_s or None,
+        timeout_total_s=times.total_s or None,
+        timeout_packets=budget(times.packets, intercept.packets_base),
+        timeout_octets=budget(times.octets, intercept.octets_base),
+        total_since_ns=intercept.total_since_ns,
+        idle_since_ns=intercept.idle_since_ns,
     )
 
 
@@ -63,7 +96,8 @@ class TapDataPlane:
     def __init__(self, tap: Tap) -> None:
         self._tap = tap
         self._labels: dict[_Outer, str] = {}
-        self._compiled: dict[int, Criteria] = {}
+        # Compiled filters of the active intercepts; an intercept that was refreshed is another value.
+        self._compiled: dict[int, tuple[Intercept, Criteria]] = {}
 
     def install(self, intercepts: Collection[Intercept]) -> None:
         """Makes exactly these intercepts the active ones.
@@ -72,19 +106,10 @@ class TapDataPlane:
             PortError: The tap failed.
         """
         outers = {outer: self._label(outer) for each in intercepts for outer in _outers(each)}
-        compiled = {
-            each.criteria_id: self._compiled.get(each.criteria_id)
-            or _criteria(
-                each.criteria_id,
-                each.filter,
-                [outers[outer] for outer in dict.fromkeys(_outers(each))],
-                each,
-            )
-            for each in intercepts
-        }
+        compiled = {each.criteria_id: (each, self._compile(each, outers)) for each in intercepts}
         try:
             table = FilterTable.compile(
-                compiled.values(),
+                [criteria for _, criteria in compiled.values()],
                 {label: _destination(outer) for outer, label in outers.items()},
             )
             self._tap.install(table)
@@ -92,6 +117,13 @@ class TapDataPlane:
             raise PortError(str(error)) from None
         self._compiled = compiled
         self._labels = outers
+
+    def _compile(self, intercept: Intercept, labels: Mapping[_Outer, str]) -> Criteria:
+        known = self._compiled.get(intercept.criteria_id)
+        if known is not None and known[0] is intercept:
+            return known[1]
+        deliver_to = [labels[outer] for outer in dict.fromkeys(_outers(intercept))]
+        return _criteria(intercept.criteria_id, intercept.filter, deliver_to, intercept)
 
     def _label(self, outer: _Outer) -> str:
         """The content destination's name, with a number where one name stands for several outer headers."""

@@ -82,12 +82,17 @@ impl CriterionState {
     /// Whether a lifetime has run out.
     fn has_ended(&self, lifetime: &Lifetime, now_ns: u64) -> bool {
         let age_ns = |since: Option<u64>| since.map_or(0, |since| now_ns.saturating_sub(since));
+        let in_force = lifetime.total_since_ns.or(self.since_ns);
+        let idle_since = self
+            .last_match_ns
+            .max(lifetime.idle_since_ns)
+            .or(self.since_ns);
         lifetime
             .total_ns
-            .is_some_and(|limit| age_ns(self.since_ns) >= limit)
+            .is_some_and(|limit| age_ns(in_force) >= limit)
             || lifetime
                 .idle_ns
-                .is_some_and(|limit| age_ns(self.last_match_ns.or(self.since_ns)) >= limit)
+                .is_some_and(|limit| age_ns(idle_since) >= limit)
             || lifetime.packets.is_some_and(|limit| self.packets >= limit)
             || lifetime.octets.is_some_and(|limit| self.octets >= limit)
     }

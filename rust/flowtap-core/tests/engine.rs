@@ -395,6 +395,36 @@ fn lifetimes_end_criteria_and_the_last_packet_is_copied() {
 }
 
 #[test]
+fn lifetimes_may_begin_before_the_first_frame() {
+    let total = Lifetime {
+        total_ns: Some(100),
+        total_since_ns: Some(950),
+        ..Lifetime::default()
+    };
+    let idle = Lifetime {
+        idle_ns: Some(40),
+        idle_since_ns: Some(1030),
+        ..Lifetime::default()
+    };
+    let entries = (1..).zip([total, idle]).map(|(id, lifetime)| Entry {
+        lifetime,
+        ..from_a(id, &[0])
+    });
+    let mut engine = engine(entries.collect(), 1500);
+    let packet = ipv4(A, B, 6, &[0; 20]);
+    for now_ns in [1000, 1049, 1050, 1069, 1110, 1200] {
+        process(&mut engine, &packet, now_ns);
+    }
+    let packets: Vec<u64> = engine
+        .stats()
+        .criteria
+        .iter()
+        .map(|criterion| criterion.packets)
+        .collect();
+    assert_eq!(packets, [2, 4]);
+}
+
+#[test]
 fn accounts_and_ages_follow_the_ids_to_another_table() {
     let limited = Entry {
         lifetime: Lifetime {

@@ -92,7 +92,8 @@ impl Criteria {
     #[new]
     #[pyo3(signature = (id, *, source=None, destination=None, protocol=None, source_port=None,
         destination_port=None, icmp_type=None, icmp_code=None, deliver_to=Vec::new(),
-        timeout_idle_s=None, timeout_total_s=None, timeout_packets=None, timeout_octets=None, own=false))]
+        timeout_idle_s=None, timeout_total_s=None, timeout_packets=None, timeout_octets=None,
+        total_since_ns=None, idle_since_ns=None, own=false))]
     #[expect(
         clippy::too_many_arguments,
         reason = "a criterion has that many fields"
@@ -111,6 +112,8 @@ impl Criteria {
         timeout_total_s: Option<f64>,
         timeout_packets: Option<u64>,
         timeout_octets: Option<u64>,
+        total_since_ns: Option<u64>,
+        idle_since_ns: Option<u64>,
         own: bool,
     ) -> PyResult<Self> {
         let given = GivenText {
@@ -137,6 +140,8 @@ impl Criteria {
             total_ns: nanoseconds("timeout_total_s", timeout_total_s)?,
             packets: timeout_packets,
             octets: timeout_octets,
+            total_since_ns,
+            idle_since_ns,
         };
         Ok(Self {
             id,

@@ -29,6 +29,7 @@ from flowtap.dtcp import (
     IdRange,
     ListRequest,
     Parameter,
+    RefreshRequest,
     Result,
     Timeouts,
     Version,
@@ -100,6 +101,10 @@ class Scene:
         ranges = tuple(IdRange(each, each, single=True) for each in ids)
         request = DeleteRequest(V7, login, "1", criteria_ids=ranges, static=static)
         return self.control.handle(principal(login), request, now(1))
+
+    def refresh(self, at: float = 0, login: str = "md", **fields: Any) -> Result:
+        request = RefreshRequest(V7, login, "1", **fields)
+        return self.control.handle(principal(login), request, now(at))
 
     def list(self, login: str = "md", at: float = 0, **fields: Any) -> Result:
         request = ListRequest(V7, login, "1", **fields)

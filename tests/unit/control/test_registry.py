@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from scene import DELIVERY, OTHER_DELIVERY, V7, Scene, add_request, now, principal
 
-from flowtap.control import Count, PortError, Tasked, Transaction, verify
+from flowtap.control import ControlSource, Count, Policy, PortError, Tasked, Transaction, verify
 from flowtap.control.registry import CRITERIA_ID_MAX
 from flowtap.dtcp import (
     AddResult,
@@ -21,6 +21,7 @@ from flowtap.dtcp import (
     ListResult,
     NoopRequest,
     NoopResult,
+    RefreshResult,
     Result,
     Status,
     Timeouts,
@@ -233,6 +234,75 @@ def test_time_outs_end_intercepts(scene: Scene) -> None:
     assert [row.criteria_id for row in scene.store.running()] == [1]
 
 
+def one(number: int) -> tuple[IdRange, ...]:
+    return (IdRange(number, number, single=True),)
+
+
+def test_refresh_replaces_what_is_left(scene: Scene) -> None:
+    first = scene.added(static=False, timeouts=Timeouts(idle_s=10, total_s=100, packets=5))
+    scene.data_plane.count[first] = Count(4, 400, now(5).monotonic_ns)
+    assert scene.refresh(
+        90, criteria_ids=one(first), timeouts=Timeouts(total_s=50, octets=1000)
+    ) == RefreshResult(1)
+    # What was not named runs on: idleness since the last match, one packet left.
+    result = scene.list(at=91, stats=True)
+    assert isinstance(result, ListResult)
+    (entry,) = result.entries
+    assert entry.remaining == Timeouts(idle_s=0, total_s=49, packets=1, octets=1000)
+    assert entry.timeouts == Timeouts(idle_s=10, total_s=50, packets=5, octets=1000)
+    assert (entry.refreshes, entry.last_refresh, entry.added) == (1, now(90).wall, now().wall)
+    assert scene.refresh(92, cdest_id="cd1", timeouts=Timeouts(idle_s=20, packets=3)) == RefreshResult(1)
+    result = scene.list(at=93, stats=True)
+    assert isinstance(result, ListResult)
+    assert result.entries[0].remaining == Timeouts(idle_s=19, total_s=47, packets=3, octets=1000)
+    assert scene.control.next_deadline_ns() == now(112).monotonic_ns
+    scene.data_plane.count[first] = Count(7, 700, now(100).monotonic_ns)
+    assert [each.reason for each in scene.control.expire(now(101))] == ["packets"]
+    assert events(scene) == [("start", 1), ("refresh", 1), ("refresh", 1), ("stop", 1)]
+
+
+def test_refresh_makes_nothing_static_and_unmakes_nothing(scene: Scene) -> None:
+    first = scene.added()
+    assert scene.refresh(5, criteria_ids=one(first), timeouts=Timeouts(total_s=5)) == RefreshResult(1)
+    assert scene.control.expire(now(100)) == []
+    assert scene.control.intercepts[0].refreshes == 1
+    assert scene.control.intercepts[0].timeouts == Timeouts()
+
+
+def test_refreshes_that_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene = Scene(tmp_path, max_lifetime_s=100)
+    first = scene.added(static=False, timeouts=Timeouts(total_s=50))
+    before = scene.control.intercepts
+    assert scene.refresh(1, cdest_id="cd1", login="md2", timeouts=Timeouts(idle_s=5)) == RefreshResult(0)
+    assert (
+        status(scene.refresh(1, criteria_ids=one(9), timeouts=Timeouts(idle_s=5)))
+        == Status.UNKNOWN_CRITERIA_ID
+    )
+    assert (
+        status(scene.refresh(1, cdest_id="none", timeouts=Timeouts(idle_s=5)))
+        == Status.UNKNOWN_CONTENT_DESTINATION
+    )
+    for total_s in (0, 101):
+        result = scene.refresh(1, criteria_ids=one(first), timeouts=Timeouts(total_s=total_s, idle_s=5))
+        assert status(result) == Status.IMPROPER_TIMEOUT
+    with store_fails(scene, monkeypatch):
+        result = scene.refresh(1, criteria_ids=one(first), timeouts=Timeouts(idle_s=5))
+        assert status(result) == Status.SERVER_INTERNAL_ERROR
+    scene.data_plane.fails = True
+    result = scene.refresh(1, criteria_ids=one(first), timeouts=Timeouts(idle_s=5))
+    assert status(result) == Status.SERVER_INTERNAL_ERROR
+    scene.data_plane.fails = False
+    monkeypatch.setattr(scene.data_plane, "install", failing_install)
+    result = scene.refresh(1, criteria_ids=one(first), timeouts=Timeouts(idle_s=5))
+    assert status(result) == Status.SERVER_INTERNAL_ERROR
+    assert scene.control.intercepts == before
+    scene.store.close()
+
+
+def failing_install(_intercepts: object) -> None:
+    raise PortError
+
+
 def test_who_may_task(scene: Scene) -> None:
     for login, permissions in (("md", ("flow-tap",)), ("md2", ()), ("nobody", ())):
         for request in (
@@ -269,6 +339,17 @@ def test_lifetime_policy(tmp_path: Path) -> None:
     assert [each.timeouts.total_s for each in scene.control.intercepts] == [100, 100]
     assert len(scene.control.expire(now(100))) == 2
     scene.store.close()
+
+
+def test_another_policy_rules_from_now_on(scene: Scene) -> None:
+    first = scene.added()
+    scene.control.apply_policy(
+        Policy(control_sources={"md": ControlSource("md", max_criteria=1)}, content_destinations={})
+    )
+    assert status(scene.add()) == Status.MAX_CRITERIA_EXCEEDED
+    assert scene.running == (first,)
+    assert entries(scene.list()) == [first]
+    assert status(scene.list("md2")) == Status.BAD_REQUEST
 
 
 def test_destination_policy(tmp_path: Path) -> None:

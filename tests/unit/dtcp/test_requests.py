@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from flowtap.dtcp import codec
 from flowtap.dtcp.grammar import SyntaxFault
 from flowtap.dtcp.limits import Limits
-from flowtap.dtcp.messages import AddRequest, DeleteRequest, ListRequest, NoopRequest, Request
+from flowtap.dtcp.messages import AddRequest, DeleteRequest, ListRequest, NoopRequest, RefreshRequest, Request
 from flowtap.dtcp.status import Status
 
 DELIVERY = (
@@ -58,7 +58,7 @@ def test_without_an_envelope_nothing_can_be_authenticated(text: str) -> None:
 def test_version_then_method_then_syntax() -> None:
     assert status("FOO DTCP/0.9\nrubbish") == Status.VERSION_NOT_SUPPORTED
     assert status("FOO DTCP/0.7\nrubbish") == Status.NOT_IMPLEMENTED
-    assert status("REFRESH DTCP/0.7\nCriteria-ID: 1") == Status.NOT_IMPLEMENTED
+    assert status("ENABLE DTCP/0.7\nCriteria-ID: 1") == Status.NOT_IMPLEMENTED
     assert status("ADD DTCP/0.7\nrubbish") == Status.BAD_REQUEST
     assert status("ADD") == Status.BAD_REQUEST
 
@@ -211,6 +211,22 @@ def test_list(flags: str, criteria: bool, stats: bool) -> None:
     assert isinstance(request, ListRequest)
     assert (request.criteria, request.stats) == (criteria, stats)
     assert status("LIST DTCP/0.7\nFlags: Static") == Status.BAD_REQUEST
+
+
+def test_refresh() -> None:
+    request = parse("REFRESH DTCP/0.7\nCriteria-ID: 2,10-20\nTimeout-Idle: 900\nTimeout-Packets: 0")
+    assert isinstance(request, RefreshRequest)
+    assert (request.timeouts.idle_s, request.timeouts.packets, request.timeouts.total_s) == (900, 0, None)
+    for wrong, code in (
+        ("Timeout-Idle: 1", Status.BAD_REQUEST),
+        ("Criteria-ID: 1\nCdest-ID: a\nTimeout-Idle: 1", Status.BAD_REQUEST),
+        ("Criteria-ID: 1\nFlags: Static\nTimeout-Idle: 1", Status.BAD_REQUEST),
+        ("Cdest-ID: a", Status.IMPROPER_TIMEOUT),
+        ("Cdest-ID: a\nTimeout-Idle: 0\nTimeout-Bytes: 0", Status.IMPROPER_TIMEOUT),
+        ("Cdest-ID: a\nTimeout-Idle: 86401", Status.IMPROPER_TIMEOUT),
+        ("Cdest-ID: a\nTimeout-Idle: soon", Status.BAD_REQUEST),
+    ):
+        assert status(f"REFRESH DTCP/0.7\n{wrong}") == code, wrong
 
 
 def test_noop() -> None:

@@ -90,7 +90,7 @@ number = store.last_criteria_id()
 while True:
     number += 1
     intercept = Intercept(number, "md", ip_address("192.0.2.1"), "md", ("cd",), (), (), FilterText(),
-        Timeouts(), True, False, 1, (), now, 0)
+        Timeouts(), True, False, 1, (), now, 0, 0, now)
     with store.transaction() as transaction:
         transaction.start(intercept)
         transaction.audit(AuditRecord(now, "start", "md", "md", number))

@@ -41,7 +41,9 @@ def intercept(number: int, *cdest_ids: str) -> Intercept:
         priority=1,
         extensions=(),
         added=NOW,
-        added_ns=0,
+        total_since_ns=0,
+        idle_since_ns=0,
+        last_refresh=datetime(2026, 3, 2),  # noqa: DTZ001 - as the protocol
     )
 
 

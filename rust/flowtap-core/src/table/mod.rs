@@ -21,6 +21,10 @@ pub struct Lifetime {
     pub idle_ns: Option<u64>,
     /// Nanoseconds since the criterion came into force.
     pub total_ns: Option<u64>,
+    /// When it came into force, where that is known better than by its first frame.
+    pub total_since_ns: Option<u64>,
+    /// From when on idleness counts; a match counts as well.
+    pub idle_since_ns: Option<u64>,
     /// Matched packets; the last one is still copied.
     pub packets: Option<u64>,
     /// Matched octets (IP total length); the packet that exhausts them is still copied.
