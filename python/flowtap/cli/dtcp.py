@@ -15,7 +15,7 @@ import click
 from flowtap.cli.console import CommandError, Exit, Table, fail, print_json, print_table
 from flowtap.cli.mediate import parse_endpoint
 from flowtap.dtcp import Key
-from flowtap.mediation import TaskingClient
+from flowtap.mediation import DatagramTaskingClient, TaskingClient
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,6 +34,7 @@ class _Target:
 
     host: str
     port: int
+    is_udp: bool
     user: str
     key: Key
     password: str | None
@@ -45,7 +46,8 @@ class _Target:
 
 
 @click.group()
-@click.option("--ssh", "endpoint", metavar="HOST:PORT", required=True, help="The tap.")
+@click.option("--ssh", "ssh", metavar="HOST:PORT", help="The tap, over SSH.")
+@click.option("--udp", "udp", metavar="HOST:PORT", help="The tap, over UDP; needs --key-file.")
 @click.option("--user", required=True, help="Login name, which is also the Csource-ID.")
 @click.option("--password-file", type=click.Path(path_type=Path), help="Login by password.")
 @click.option("--identity", type=click.Path(path_type=Path), help="Login by this private key.")
@@ -57,7 +59,8 @@ class _Target:
 @click.pass_context
 def dtcp(  # noqa: PLR0917 - click hands them by name
     context: click.Context,
-    endpoint: str,
+    ssh: str | None,
+    udp: str | None,
     user: str,
     password_file: Path | None,
     identity: Path | None,
@@ -67,11 +70,17 @@ def dtcp(  # noqa: PLR0917 - click hands them by name
     timeout_s: float,
     as_json: bool,
 ) -> None:
-    """Task a tap over SSH as a mediation device does."""
-    host, port = parse_endpoint(endpoint)
+    """Task a tap as a mediation device does."""
+    given = ssh or udp
+    if given is None or (ssh is not None and udp is not None):
+        fail("dtcp: --ssh HOST:PORT or --udp HOST:PORT is right, not both", Exit.USAGE)
+    if udp is not None and key_file is None:
+        fail("dtcp: over UDP only a key proves who asks: name it with --key-file", Exit.USAGE)
+    host, port = parse_endpoint(given)
     context.obj = _Target(
         host=host,
         port=port,
+        is_udp=udp is not None,
         user=user,
         key=Key(DEFAULT_KEY if key_file is None else _read(key_file)),
         password=None if password_file is None else _read(password_file).decode("utf-8", "replace"),
@@ -103,9 +112,12 @@ def _exchange(target: _Target, requests: Sequence[str]) -> None:
         raise CommandError(f"{failed} of {len(requests)} requests were refused")
 
 
-async def _exchange_all(target: _Target, requests: Sequence[str]) -> int:
-    failed = 0
-    async with TaskingClient(
+def _client(target: _Target) -> TaskingClient | DatagramTaskingClient:
+    if target.is_udp:
+        return DatagramTaskingClient(
+            target.host, target.port, user=target.user, key=target.key, timeout_s=target.timeout_s
+        )
+    return TaskingClient(
         target.host,
         target.port,
         user=target.user,
@@ -114,7 +126,12 @@ async def _exchange_all(target: _Target, requests: Sequence[str]) -> int:
         identity=target.identity,
         known_hosts=target.known_hosts,
         timeout_s=target.timeout_s,
-    ) as client:
+    )
+
+
+async def _exchange_all(target: _Target, requests: Sequence[str]) -> int:
+    failed = 0
+    async with _client(target) as client:
         for at, text in enumerate(requests):
             reply = await client.request_written(text, str(target.seq + at))
             _report(reply, as_json=target.as_json)

@@ -52,6 +52,18 @@ def endpoint(text: str) -> tuple[str, int]:
     return str(host), number
 
 
+UDP_PORT = 1814
+"""The port of DTCP over UDP where none is given."""
+
+
+def _udp_endpoint(text: str) -> tuple[str, int]:
+    try:
+        return str(IPv4Address(text)), UDP_PORT
+    except ValueError:
+        host, port = endpoint(text)
+    return (f"[{host}]" if ":" in host else host), port
+
+
 class ReplaySection(_Section):
     """Captures instead of interfaces."""
 
@@ -113,10 +125,19 @@ class ControlSourceSection(_Section):
     """One control source; its name is the login's."""
 
     key_file: str | None = None
-    sequence: Literal["echo"] = "echo"
+    sequence: Literal["echo", "strict"] = "echo"
+    notification_targets: list[str] = []
+    notification_version: Literal["0.6", "0.7", "0.8"] | None = None
     allowed_destinations: list[Name] = []
     max_criteria: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
     max_lifetime_s: Annotated[int, Field(ge=0, le=86_400)] = 0
+
+    @field_validator("notification_targets")
+    @classmethod
+    def _endpoints(cls, value: list[str]) -> list[str]:
+        for text in value:
+            endpoint(text)
+        return value
 
 
 class ContentDestinationSection(_Section):
@@ -154,10 +175,22 @@ class SshSection(_Section):
         return value
 
 
+class UdpSection(_Section):
+    """DTCP over UDP; only for control sources with a key_file."""
+
+    listen: list[str] = []
+
+    @field_validator("listen")
+    @classmethod
+    def _endpoints(cls, value: list[str]) -> list[str]:
+        return [f"{host}:{port}" for host, port in map(_udp_endpoint, value)]
+
+
 class DtcpSection(_Section):
     """The tasking protocol."""
 
     ssh: SshSection
+    udp: UdpSection = UdpSection()
 
 
 class StoreSection(_Section):
@@ -190,8 +223,11 @@ class Configuration(_Section):
                 msg = f"login.user.{name}.class: there is no [login.class.{user.login_class}]"
                 raise ValueError(msg)
         for name, source in self.control_source.items():
-            if name not in self.login.user:
-                msg = f"control_source.{name}: there is no [login.user.{name}], so nobody can act for it"
+            if name not in self.login.user and not (source.key_file is not None and self.dtcp.udp.listen):
+                msg = (
+                    f"control_source.{name}: there is no [login.user.{name}] for SSH, and no key_file with"
+                    " [dtcp.udp] listen for UDP, so nobody can act for it"
+                )
                 raise ValueError(msg)
             # Destinations that are created by tasking have names that the configuration does not know.
             if len(set(source.allowed_destinations)) < len(source.allowed_destinations):

@@ -29,6 +29,9 @@ class Transaction(Protocol):
     def end(self, criteria_id: int, when: datetime, reason: str) -> None:
         """Records that it does not any more."""
 
+    def sequence(self, csource_id: str, highest: int) -> None:
+        """Records the highest sequence number of a control source."""
+
     def audit(self, record: AuditRecord) -> None:
         """Appends to the audit log."""
 

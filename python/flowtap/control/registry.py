@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from flowtap.control.model import ContentDestination, ControlSource, Intercept, Now, Principal
     from flowtap.control.ports import DataPlane, FilterCheck, Store, Transaction
-    from flowtap.dtcp.messages import IdRange, Request, Result
+    from flowtap.dtcp.messages import IdRange, Request, Result, Timeouts
 
 __all__ = ["ControlPlane", "Ended", "Policy", "Tasked"]
 
@@ -75,10 +75,11 @@ class Tasked:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """An intercept that a time-out has ended."""
+    """An intercept that a time-out has ended, and what was left of its time-outs then."""
 
     intercept: Intercept
     reason: str
+    remaining: Timeouts
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +125,20 @@ class ControlPlane:
     def apply_policy(self, policy: Policy) -> None:
         """Rules requests from now on; what runs already goes on as it was authorised."""
         self._policy = policy
+
+    def keep_sequences(self, highest: Mapping[str, int]) -> bool:
+        """Keeps the highest sequence number of control sources, before their requests are acted upon.
+
+        Returns:
+            False where that failed; the requests must not be served then.
+        """
+        try:
+            with self._store.transaction() as transaction:
+                for csource_id, number in highest.items():
+                    transaction.sequence(csource_id, number)
+        except PortError:
+            return False
+        return True
 
     def handle(self, principal: Principal, request: Request, now: Now) -> Result:
         """Serves one request."""
@@ -360,7 +375,8 @@ class ControlPlane:
             count = counts.get(intercept.criteria_id, Count())
             reason = lifetime.reason_to_end(intercept, count, now.monotonic_ns)
             if reason is not None:
-                ended.append(Ended(intercept, reason))
+                left = lifetime.remaining(intercept, count, now.monotonic_ns)
+                ended.append(Ended(intercept, reason, left))
         if ended or self._pending:
             self._stop(
                 [_PendingEnd(each.intercept, "", f"time-out: {each.reason}", now.wall) for each in ended]

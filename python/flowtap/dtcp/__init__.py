@@ -33,6 +33,7 @@ from flowtap.dtcp.messages import (
 )
 from flowtap.dtcp.render import Dialect
 from flowtap.dtcp.reply import Reply, ReplyError
+from flowtap.dtcp.sequence import SequenceStep, SequenceWindow
 from flowtap.dtcp.session import (
     ClientConnection,
     Event,
@@ -40,7 +41,9 @@ from flowtap.dtcp.session import (
     Rejected,
     RequestReceived,
     RequestRefused,
+    Sequences,
     ServerConnection,
+    read_request,
 )
 from flowtap.dtcp.status import Status
 
@@ -78,9 +81,13 @@ __all__ = [
     "RequestRefused",
     "Response",
     "Result",
+    "SequenceStep",
+    "SequenceWindow",
+    "Sequences",
     "ServerConnection",
     "Status",
     "Timeouts",
     "Version",
     "parse_criteria_file",
+    "read_request",
 ]

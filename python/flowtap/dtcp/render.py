@@ -40,7 +40,14 @@ if TYPE_CHECKING:
         Timeouts,
     )
 
-__all__ = ["Dialect", "render_notification", "render_request", "render_response", "sign"]
+__all__ = [
+    "Dialect",
+    "render_datagrams",
+    "render_notification",
+    "render_request",
+    "render_response",
+    "sign",
+]
 
 _FILTER_NAMES = {
     "source": "Source-Address",
@@ -218,6 +225,39 @@ def render_response(response: Response, dialect: Dialect, key: Key) -> bytes:
         ordered = [seq, *lines, timestamp]
     upper = [line and (line[0].upper(), line[1]) for line in ordered]
     return sign(_text(first, upper), key)
+
+
+def render_datagrams(response: Response, key: Key, octets: int) -> list[bytes]:
+    """Writes a response for datagrams, in the draft's form: a LIST may need several [DTCP §6.1].
+
+    Args:
+        response: What to write.
+        key: The shared secret.
+        octets: Longest datagram; a single entry that is longer goes alone.
+
+    Returns:
+        One whole response each, with the same Seq, the entries numbered through.
+    """
+    result = response.result
+    if not isinstance(result, ListResult) or not result.entries:
+        return [render_response(response, Dialect.DRAFT, key)]
+    count = len(result.entries)
+    tail = [("Timestamp", grammar.format_time(response.timestamp)), ("Seq", response.seq)]
+    first = f"{response.version} {Status.OK.value} {Status.OK.reason}"
+    room = octets - len(sign(_text(first, tail), key))
+    datagrams: list[bytes] = []
+    lines: list[tuple[str, str] | None] = []
+    used = 0
+    for at, entry in enumerate(result.entries, start=1):
+        block = [*_draft_entry(entry, at, count), None]
+        size = sum(len(line[0]) + len(line[1]) + 4 if line else 2 for line in block)
+        if lines and used + size > room:
+            datagrams.append(sign(_text(first, [*lines, *tail]), key))
+            lines, used = [], 0
+        lines += block
+        used += size
+    datagrams.append(sign(_text(first, [*lines, *tail]), key))
+    return datagrams
 
 
 def render_notification(notification: Notification, key: Key) -> bytes:

@@ -1,7 +1,7 @@
 """One peer's conversation, without I/O and without a clock: octets in, events out, answers in, octets out.
 
-Over a stream that belongs to a login the Csource-ID must be the login's name; the sequence number is
-repeated in the answer and not checked, because the real clients restart and repeat it.
+Over a stream that belongs to a login the Csource-ID must be the login's name; whether sequence numbers
+are checked there is the caller's choice, because the real clients restart and repeat them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from flowtap.dtcp.grammar import SyntaxFault
 from flowtap.dtcp.messages import ErrorResult, Response
 from flowtap.dtcp.render import Dialect, render_notification, render_request, render_response
 from flowtap.dtcp.reply import Reply, parse_reply
+from flowtap.dtcp.sequence import SequenceStep
 from flowtap.dtcp.status import Status
 from flowtap.dtcp.stream import MessageReader
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from flowtap.dtcp.authentication import Key
     from flowtap.dtcp.limits import Limits
     from flowtap.dtcp.messages import Notification, Request, Result, Version
+    from flowtap.dtcp.sequence import SequenceWindow
 
 __all__ = [
     "ClientConnection",
@@ -31,7 +33,9 @@ __all__ = [
     "Rejected",
     "RequestReceived",
     "RequestRefused",
+    "Sequences",
     "ServerConnection",
+    "read_request",
 ]
 
 
@@ -42,11 +46,27 @@ class Keys(Protocol):
         """The secret of a control source; None where there is no such control source."""
 
 
+class Sequences(Protocol):
+    """Knows the sequence numbers."""
+
+    def window_for(self, csource_id: str) -> SequenceWindow | None:
+        """The numbers of a control source; None where they are only repeated, not checked."""
+
+
 @dataclass(frozen=True, slots=True)
 class RequestReceived:
-    """An authentic request that can be read; answer it with `ServerConnection.respond`."""
+    """An authentic request that can be read; answer it with `ServerConnection.respond`.
+
+    Attributes:
+        request: What is asked.
+        highest_seq: The highest sequence number so far, to be kept before the request is acted upon;
+            None where numbers are not checked.
+        rolled_over: Whether the numbers have gone round with this request.
+    """
 
     request: Request
+    highest_seq: int | None = None
+    rolled_over: bool = False
 
     @property
     def version(self) -> Version:
@@ -72,6 +92,8 @@ class RequestRefused:
     csource_id: str
     seq: str
     error: ErrorResult
+    highest_seq: int | None = None
+    rolled_over: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +121,7 @@ class ServerConnection:
         limits: Bounds of what the peer may send.
         keys: The shared secrets.
         principal: The login's name where the stream belongs to a login.
+        sequences: The sequence numbers, None where they are not checked.
         dialect: The form of the answers.
     """
 
@@ -108,8 +131,10 @@ class ServerConnection:
         limits: Limits,
         keys: Keys,
         principal: str | None = None,
+        sequences: Sequences | None = None,
         dialect: Dialect = Dialect.VENDOR,
     ) -> None:
+        self._sequences = sequences
         self._limits = limits
         self._keys = keys
         self._principal = principal
@@ -132,30 +157,9 @@ class ServerConnection:
                 f"a message of more than {self._limits.message_octets} octets or {self._limits.lines} lines"
             )
             return Rejected(Status.INVALID_AUTHENTICATION, reason)
-        return self._event(message)
-
-    def _event(self, message: bytes) -> Event:
-        text, given = authentication.split(message)
-        if given is None:
-            return Rejected(Status.INVALID_AUTHENTICATION, "no Authentication-Info as the last line")
-        try:
-            envelope = codec.open_envelope(text, self._limits)
-        except SyntaxFault as fault:
-            return Rejected(Status.INVALID_AUTHENTICATION, fault.info)
-        key = self._keys.key_for(envelope.csource_id)
-        if key is None:
-            return Rejected(Status.UNKNOWN_CONTROL_SOURCE, "the Csource-ID is not configured", envelope.seq)
-        if self._principal is not None and envelope.csource_id != self._principal:
-            reason = "the Csource-ID is not the login's name"
-            return Rejected(Status.UNKNOWN_CONTROL_SOURCE, reason, envelope.seq)
-        if not authentication.authenticate(text, given, key):
-            return Rejected(Status.INVALID_AUTHENTICATION, "the digest does not fit the text", envelope.seq)
-        try:
-            return RequestReceived(codec.parse_request(envelope, self._limits))
-        except SyntaxFault as fault:
-            error = ErrorResult(fault.status, fault.parameters, fault.info)
-            version = _answered_version(envelope.start_line)
-            return RequestRefused(version, envelope.csource_id, envelope.seq, error)
+        return read_request(
+            message, self._limits, self._keys, principal=self._principal, sequences=self._sequences
+        )
 
     def respond(self, event: RequestReceived | RequestRefused, result: Result, now: datetime) -> None:
         """Queues the answer to a request.
@@ -187,6 +191,66 @@ class ServerConnection:
         data = bytes(self._output)
         self._output.clear()
         return data
+
+
+def read_request(
+    message: bytes,
+    limits: Limits,
+    keys: Keys,
+    *,
+    principal: str | None = None,
+    sequences: Sequences | None = None,
+) -> Event:
+    """Reads one whole message of a control source.
+
+    Who, digest and sequence number come first, over the octets as they came; then what it says.
+
+    Args:
+        message: The octets.
+        limits: Bounds of what a peer may send.
+        keys: The shared secrets.
+        principal: The login's name where the message came over a login's stream.
+        sequences: The sequence numbers, None where they are not checked.
+    """
+    text, given = authentication.split(message)
+    if given is None:
+        return Rejected(Status.INVALID_AUTHENTICATION, "no Authentication-Info as the last line")
+    try:
+        envelope = codec.open_envelope(text, limits)
+    except SyntaxFault as fault:
+        return Rejected(Status.INVALID_AUTHENTICATION, fault.info)
+    rejected = _unauthentic(envelope, text, given, keys, principal)
+    if rejected is not None:
+        return rejected
+    window = None if sequences is None else sequences.window_for(envelope.csource_id)
+    step = SequenceStep.FIRST if window is None else window.accept(int(envelope.seq))
+    if step is None:
+        reason = "the sequence number was used before or is too far away"
+        return Rejected(Status.INVALID_SEQUENCE_NUMBER, reason, envelope.seq)
+    highest = None if window is None else window.highest
+    rolled_over = step is SequenceStep.ROLLED_OVER
+    try:
+        request = codec.parse_request(envelope, limits)
+    except SyntaxFault as fault:
+        error = ErrorResult(fault.status, fault.parameters, fault.info)
+        version = _answered_version(envelope.start_line)
+        return RequestRefused(version, envelope.csource_id, envelope.seq, error, highest, rolled_over)
+    return RequestReceived(request, highest, rolled_over)
+
+
+def _unauthentic(
+    envelope: codec.Envelope, text: bytes, given: str, keys: Keys, principal: str | None
+) -> Rejected | None:
+    """Why nobody vouches for a message; None where somebody does."""
+    key = keys.key_for(envelope.csource_id)
+    if key is None:
+        return Rejected(Status.UNKNOWN_CONTROL_SOURCE, "the Csource-ID is not configured", envelope.seq)
+    if principal is not None and envelope.csource_id != principal:
+        reason = "the Csource-ID is not the login's name"
+        return Rejected(Status.UNKNOWN_CONTROL_SOURCE, reason, envelope.seq)
+    if not authentication.authenticate(text, given, key):
+        return Rejected(Status.INVALID_AUTHENTICATION, "the digest does not fit the text", envelope.seq)
+    return None
 
 
 def _answered_version(start_line: str) -> Version:

@@ -1,5 +1,6 @@
 """The other end: what a mediation device does."""
 
 from flowtap.mediation.client import TaskingClient, TaskingError, request_text
+from flowtap.mediation.datagram import DatagramTaskingClient
 
-__all__ = ["TaskingClient", "TaskingError", "request_text"]
+__all__ = ["DatagramTaskingClient", "TaskingClient", "TaskingError", "request_text"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import asyncssh
@@ -13,16 +14,19 @@ from flowtap import FilterTable, Tap
 from flowtap.config import LoadedConfiguration, load, read_secret
 from flowtap.config.schema import endpoint
 from flowtap.control import ContentDestination, ControlPlane, ControlSource, Policy
-from flowtap.dtcp import Delivery, Dialect
+from flowtap.dtcp import Delivery, Dialect, Parameter, Status, Version
 from flowtap.errors import ConfigurationError
 from flowtap.service import clock
 from flowtap.service.admission import Admission
 from flowtap.service.dataplane import TapDataPlane, check_filter
 from flowtap.service.logins import Logins
+from flowtap.service.notify import Notifier, Recipient
+from flowtap.service.sequences import SequenceState, StrictOnly
 from flowtap.service.show import ShowService, stats_value
 from flowtap.service.ssh import SshService
 from flowtap.service.store import SqlStore
 from flowtap.service.tasking import TaskingLoop
+from flowtap.service.udp import UdpService
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,6 +66,23 @@ def _policy(configuration: LoadedConfiguration) -> Policy:
             for name, section in values.content_destination.items()
         },
     )
+
+
+def _recipients(configuration: LoadedConfiguration) -> dict[str, Recipient]:
+    recipients = {}
+    for name, source in configuration.values.control_source.items():
+        version = None
+        if source.notification_version is not None:
+            major, _, minor = source.notification_version.partition(".")
+            version = Version(int(major), int(minor))
+        targets = tuple(endpoint(text) for text in source.notification_targets)
+        recipients[name] = Recipient(targets, version)
+    return recipients
+
+
+def _strict(configuration: LoadedConfiguration) -> frozenset[str]:
+    sources = configuration.values.control_source.items()
+    return frozenset(name for name, source in sources if source.sequence == "strict")
 
 
 def _host_key(configuration: LoadedConfiguration) -> asyncssh.SSHKey:
@@ -118,9 +139,8 @@ class Daemon:
         logins = Logins(configuration)
         self.name = values.element.name
         self._store = SqlStore(configuration.locate(values.store.path))
-        left = self._store.end_all(clock.now().wall, "restart")
-        if left:
-            _LOG.warning("%d criteria of an earlier run have ended with it; they must be added again", left)
+        self._notifier = Notifier(_recipients(configuration), logins)
+        self._end_what_ran()
         self._tap = Tap.replay(
             files,
             FilterTable.compile([]),
@@ -135,7 +155,8 @@ class Daemon:
             data_plane=data_plane,
             check=check_filter,
         )
-        self._tasking = TaskingLoop(control)
+        self._tasking = TaskingLoop(control, self._notifier)
+        sequences = SequenceState(self._store.sequences())
         ssh = values.dtcp.ssh
         self._ssh = SshService(
             listen=[endpoint(text) for text in ssh.listen],
@@ -143,7 +164,14 @@ class Daemon:
             logins=logins,
             admission=Admission(connection_limit=ssh.connection_limit, rate_limit=ssh.rate_limit),
             tasking=self._tasking,
+            sequences=StrictOnly(sequences, _strict(configuration)),
             dialect=Dialect(ssh.dialect),
+        )
+        self._udp = UdpService(
+            listen=[endpoint(text) for text in values.dtcp.udp.listen],
+            logins=logins,
+            sequences=sequences,
+            tasking=self._tasking,
         )
         self._show = ShowService(
             configuration.locate(values.show.socket),
@@ -162,6 +190,7 @@ class Daemon:
         return {
             "name": self.name,
             "ssh": [f"{address}:{port}" for address, port in self.addresses],
+            "udp": [f"{address}:{port}" for address, port in self._udp.addresses],
             "finished": self._tap.finished,
             "error": self._tap.error,
         }
@@ -182,11 +211,14 @@ class Daemon:
         tasks = [
             asyncio.create_task(self._tasking.run()),
             asyncio.create_task(self._ssh.run()),
+            asyncio.create_task(self._udp.run()),
             asyncio.create_task(self._show.run()),
         ]
         waiting = asyncio.create_task(ended.wait())
         for address, port in self.addresses:
             _LOG.info("%s: DTCP over SSH on %s port %d", self.name, address, port)
+        for address, port in self._udp.addresses:
+            _LOG.info("%s: DTCP over UDP on %s port %d", self.name, address, port)
         try:
             done, _ = await asyncio.wait([*tasks, waiting], return_when=asyncio.FIRST_COMPLETED)
             for task in done - {waiting}:
@@ -196,8 +228,20 @@ class Daemon:
                 task.cancel()
             await asyncio.gather(*tasks, waiting, return_exceptions=True)
             stats = await asyncio.to_thread(self._tap.stop)
+            self._notifier.close()
             self._store.close()
         return stats
+
+    def _end_what_ran(self) -> None:
+        """Records the end of what an earlier run left, and tells every control source that had some."""
+        lost = Counter(row.csource_id for row in self._store.running())
+        now = clock.now().wall
+        left = self._store.end_all(now, "restart")
+        if left:
+            _LOG.warning("%d criteria of an earlier run have ended with it; they must be added again", left)
+        for csource_id, count in lost.items():
+            info = Parameter("Alert-Info", f"restarted; 0 of {count} criteria restored")
+            self._notifier.notify(csource_id, Status.SERVER_RESTART, (info,), now)
 
     def _begin_reload(self) -> None:
         self._reloading = asyncio.create_task(self._reload())
@@ -210,7 +254,8 @@ class Daemon:
         except ConfigurationError as error:
             _LOG.error("not reloaded: %s", error)
             return
-        self._ssh.logins = logins
+        self._ssh.logins = self._udp.logins = logins
+        self._notifier.apply(_recipients(configuration), logins)
         await self._tasking.apply_policy(_policy(configuration))
         _LOG.info("reloaded %s; sources and listening addresses change with a restart", self._path)
 

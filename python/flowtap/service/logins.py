@@ -39,14 +39,12 @@ class Login:
         permissions: Those of its class.
         password_hash: Argon2, None where there is no password.
         authorized_keys: Public keys that may log in, None where there are none.
-        key: The DTCP secret of the control source of this name, None where there is none.
     """
 
     name: str
     permissions: frozenset[str]
     password_hash: str | None
     authorized_keys: asyncssh.SSHAuthorizedKeys | None
-    key: Key | None
 
 
 class Logins:
@@ -58,6 +56,7 @@ class Logins:
 
     def __init__(self, configuration: LoadedConfiguration) -> None:
         self._logins = {name: _login(configuration, name) for name in configuration.values.login.user}
+        self._keys = {name: _key(configuration, name) for name in configuration.values.control_source}
         # Somebody unknown must not be told apart by the time that a refusal takes.
         self._nobody = hash_password(secrets.token_hex(16))
 
@@ -67,8 +66,12 @@ class Logins:
 
     def key_for(self, csource_id: str) -> Key | None:
         """The DTCP secret of a control source; None where there is none."""
-        login = self._logins.get(csource_id)
-        return login.key if login is not None else None
+        return self._keys.get(csource_id)
+
+    def own_key_for(self, csource_id: str) -> Key | None:
+        """The same, where it is not the vendor's fixed one: that proves nothing without a login."""
+        key = self._keys.get(csource_id)
+        return None if key is FIXED_KEY else key
 
     async def check_password(self, name: str, password: str) -> bool:
         """Whether the password is right; takes as long for a name that does not exist."""
@@ -107,13 +110,12 @@ def _login(configuration: LoadedConfiguration, name: str) -> Login:
             raise ConfigurationError(f"{key}: {path}: cannot be read: {error.strerror}", key=key) from None
         except ValueError:
             raise ConfigurationError(f"{key}: {path}: is no authorized_keys file", key=key) from None
-    dtcp_key = None
-    source = configuration.values.control_source.get(name)
-    if source is not None:
-        if source.key_file is None:
-            dtcp_key = FIXED_KEY
-        else:
-            key = f"control_source.{name}.key_file"
-            dtcp_key = Key(read_secret(configuration, source.key_file, key))
     permissions = configuration.values.login.classes[user.login_class].permissions
-    return Login(name, frozenset(permissions), password_hash, authorized_keys, dtcp_key)
+    return Login(name, frozenset(permissions), password_hash, authorized_keys)
+
+
+def _key(configuration: LoadedConfiguration, name: str) -> Key:
+    key_file = configuration.values.control_source[name].key_file
+    if key_file is None:
+        return FIXED_KEY
+    return Key(read_secret(configuration, key_file, f"control_source.{name}.key_file"))

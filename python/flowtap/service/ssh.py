@@ -22,7 +22,7 @@ from flowtap.errors import ConfigurationError, PermissionMissingError
 from flowtap.service import clock
 
 if TYPE_CHECKING:
-    from flowtap.dtcp import RequestRefused, Result
+    from flowtap.dtcp import RequestRefused, Result, Sequences
     from flowtap.service.admission import Admission, Ticket
     from flowtap.service.logins import Login, Logins
     from flowtap.service.tasking import TaskingLoop
@@ -47,7 +47,11 @@ class _Session(asyncssh.SSHServerSession[bytes]):
         self._login = login
         self._channel: asyncssh.SSHServerChannel[bytes] | None = None
         self._dtcp = ServerConnection(
-            limits=Limits(), keys=service.logins, principal=login.name, dialect=service.dialect
+            limits=Limits(),
+            keys=service.logins,
+            principal=login.name,
+            sequences=service.sequences,
+            dialect=service.dialect,
         )
         self._pending = 0
         self._ended = False
@@ -176,6 +180,7 @@ class SshService:
         logins: Who may log in.
         admission: How many may try.
         tasking: Where requests go.
+        sequences: The sequence numbers of those control sources whose numbers are checked.
         dialect: The form of the answers.
     """
 
@@ -187,8 +192,10 @@ class SshService:
         logins: Logins,
         admission: Admission,
         tasking: TaskingLoop,
+        sequences: Sequences,
         dialect: Dialect,
     ) -> None:
+        self.sequences = sequences
         self.logins = logins
         self.admission = admission
         self.tasking = tasking

@@ -59,6 +59,13 @@ _AUDIT = sql.Table(
     sql.Column("text", sql.String, nullable=False),
     sql.Column("hash", sql.String(64), nullable=False),
 )
+_SEQUENCES = sql.Table(
+    "sequences",
+    _METADATA,
+    sql.Column("csource_id", sql.String, primary_key=True),
+    # As text: 64 bits without a sign are more than the database's integers have.
+    sql.Column("highest", sql.String(20), nullable=False),
+)
 
 
 class StoreError(FlowtapError, PortError):
@@ -102,6 +109,13 @@ class _SqlTransaction:
             .where(_INTERCEPTS.c.criteria_id == criteria_id)
             .values(ended=when.isoformat(), reason=reason)
         )
+
+    def sequence(self, csource_id: str, highest: int) -> None:
+        where = _SEQUENCES.c.csource_id == csource_id
+        changed = self._connection.execute(_SEQUENCES.update().where(where).values(highest=str(highest)))
+        if changed.rowcount == 0:
+            values = {"csource_id": csource_id, "highest": str(highest)}
+            self._connection.execute(_SEQUENCES.insert(), values)
 
     def audit(self, record: AuditRecord) -> None:
         text = record.canonical()
@@ -191,6 +205,15 @@ class SqlStore:
         with _database_errors(), self._engine.connect() as connection:
             highest = connection.execute(sql.select(sql.func.max(_INTERCEPTS.c.criteria_id))).scalar()
         return 0 if highest is None else int(highest)
+
+    def sequences(self) -> dict[str, int]:
+        """The highest sequence number of every control source that has used one.
+
+        Raises:
+            StoreError: They could not be read.
+        """
+        with _database_errors(), self._engine.connect() as connection:
+            return {row.csource_id: int(row.highest) for row in connection.execute(_SEQUENCES.select())}
 
     def running(self) -> list[JournalRow]:
         """Intercepts whose end is not recorded, in the order of their ids.

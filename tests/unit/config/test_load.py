@@ -128,3 +128,17 @@ def test_config_check_looks_at_the_files_too(tmp_path: Path, capsys: pytest.Capt
             (tmp_path / name).chmod(0o600)
         assert run(["config", "check", str(path)]) == 3
         assert words in capsys.readouterr().err
+
+
+def test_udp_listens_where_it_is_told(tmp_path: Path) -> None:
+    text = GOOD + '[dtcp.udp]\nlisten = ["192.0.2.1", "192.0.2.2:5000", "[2001:db8::1]:1814"]\n'
+    loaded = load(write(tmp_path, text))
+    assert loaded.values.dtcp.udp.listen == ["192.0.2.1:1814", "192.0.2.2:5000", "[2001:db8::1]:1814"]
+    with pytest.raises(ConfigurationError, match="ADDRESS:PORT"):
+        load(write(tmp_path, text.replace('"192.0.2.1"', '"here"')))
+    # A control source of UDP needs a key of its own, and no login.
+    source = '[control_source.other]\nkey_file = "key"\n'
+    load(write(tmp_path, text + source))
+    for wrong in (GOOD + source, text + "[control_source.other]\n"):
+        with pytest.raises(ConfigurationError, match="nobody can act for it"):
+            load(write(tmp_path, wrong))

@@ -303,6 +303,15 @@ def failing_install(_intercepts: object) -> None:
     raise PortError
 
 
+def test_sequence_numbers_are_kept_before_anything(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert scene.control.keep_sequences({"md": 2**64 - 1, "md2": 7})
+    assert scene.control.keep_sequences({"md": 3})
+    assert scene.store.sequences() == {"md": 3, "md2": 7}
+    with store_fails(scene, monkeypatch):
+        assert not scene.control.keep_sequences({"md": 4})
+    assert scene.store.sequences()["md"] == 3
+
+
 def test_who_may_task(scene: Scene) -> None:
     for login, permissions in (("md", ("flow-tap",)), ("md2", ()), ("nobody", ())):
         for request in (

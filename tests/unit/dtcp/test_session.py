@@ -20,11 +20,12 @@ from flowtap.dtcp import (
     NoopRequest,
     Parameter,
     RefreshRequest,
+    SequenceWindow,
     Status,
     Timeouts,
     Version,
 )
-from flowtap.dtcp.render import render_request, sign
+from flowtap.dtcp.render import render_datagrams, render_request, sign
 from flowtap.dtcp.reply import ReplyError
 
 KEY = dtcp.Key(b"Juniper")
@@ -286,3 +287,66 @@ def test_any_authentic_text_is_answered(text: str) -> None:
             result = event.error if isinstance(event, dtcp.RequestRefused) else dtcp.AddResult(1)
             connection.respond(event, result, NOW)
             assert connection.data_to_send().endswith(b"\r\n\r\n")
+
+
+class Windows:
+    def __init__(self) -> None:
+        self.window = SequenceWindow()
+
+    def window_for(self, csource_id: str) -> SequenceWindow | None:
+        return self.window if csource_id == "md" else None
+
+
+def strict_event(
+    windows: Windows, seq: int, text: str = "NOOP DTCP/0.7", csource_id: str = "md", key: dtcp.Key = KEY
+) -> dtcp.Event:
+    message = sign(f"{text}\r\nCsource-ID: {csource_id}\r\nSeq: {seq}\r\n", key)
+    return dtcp.read_request(message, dtcp.Limits(), Keys(), sequences=windows)
+
+
+def test_sequence_numbers_are_checked_where_they_are_to_be() -> None:
+    windows = Windows()
+    first = strict_event(windows, 7)
+    assert isinstance(first, dtcp.RequestReceived)
+    assert (first.highest_seq, first.rolled_over) == (7, False)
+    again = strict_event(windows, 7)
+    assert isinstance(again, dtcp.Rejected)
+    assert (again.status, again.seq) == (Status.INVALID_SEQUENCE_NUMBER, "7")
+    # Only an authentic message moves the numbers; a wrong one uses its number up.
+    assert isinstance(strict_event(windows, 9, key=dtcp.Key(b"wrong")), dtcp.Rejected)
+    assert windows.window.highest == 7
+    refused = strict_event(windows, 8, "FOO DTCP/0.7")
+    assert isinstance(refused, dtcp.RequestRefused)
+    assert refused.highest_seq == 8
+    assert isinstance(strict_event(windows, 8), dtcp.Rejected)
+    windows.window = SequenceWindow(2**64 - 1)
+    rolled = strict_event(windows, 0)
+    assert isinstance(rolled, dtcp.RequestReceived)
+    assert rolled.rolled_over
+    # Where they are only repeated, any will do.
+    for _ in range(2):
+        other = strict_event(windows, 5, csource_id="other")
+        assert isinstance(other, dtcp.RequestReceived)
+        assert other.highest_seq is None
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 40])
+def test_lists_in_datagrams(count: int) -> None:
+    entries = tuple(entry(number) for number in range(1, count + 1))
+    response = dtcp.Response(V7, "5", NOW, dtcp.ListResult(entries))
+    datagrams = render_datagrams(response, KEY, 1400)
+    numbers = []
+    for datagram in datagrams:
+        assert len(datagram) <= 1400
+        reply = dtcp.reply.parse_reply(datagram, KEY)
+        assert (reply.code, reply.seq) == (200, "5")
+        for item in reply.entries:
+            values = {each.name.lower(): each.value for each in item}
+            assert values["criteria-count"] == str(count)
+            numbers.append((values["criteria-num"], values["criteria-id"]))
+    assert numbers == [(str(number), str(number)) for number in range(1, count + 1)]
+    assert (len(datagrams) > 1) == (count > 5)
+    # An entry that is longer than that goes alone.
+    assert len(render_datagrams(response, KEY, 10)) == max(count, 1)
+    noop = dtcp.Response(V7, "5", NOW, dtcp.NoopResult())
+    assert render_datagrams(noop, KEY, 10)[0].startswith(b"DTCP/0.7 200 OK")
