@@ -6,6 +6,7 @@ The names here are the embedding interface: compile criteria into a `FilterTable
 """
 
 from flowtap._flowtap import (
+    AddressSpace,
     BpfProgram,
     ContentDestination,
     Copy,
@@ -36,6 +37,7 @@ from flowtap.errors import (
 )
 
 __all__ = [
+    "AddressSpace",
     "BpfProgram",
     "CaptureError",
     "ConfigurationError",

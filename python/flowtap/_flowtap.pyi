@@ -5,6 +5,7 @@ from typing import Literal, Self, final
 from typing_extensions import Buffer
 
 __all__ = [
+    "AddressSpace",
     "BpfProgram",
     "ContentDestination",
     "Copy",
@@ -91,6 +92,14 @@ class Criteria:
     def normal_form(self) -> str: ...
     def overlaps(self, other: Criteria) -> bool: ...
     def same_filter(self, other: Criteria) -> bool: ...
+    def narrowness(self, family: Literal[4, 6]) -> int | None: ...
+
+@final
+class AddressSpace:
+    """Addresses that a policy allows, as a DTCP list."""
+
+    def __new__(cls, addresses: str) -> Self: ...
+    def covers(self, criteria: Criteria) -> bool: ...
 
 @final
 class ContentDestination:

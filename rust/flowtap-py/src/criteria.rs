@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use flowtap_core::criteria::{Criteria as CoreCriteria, CriteriaText};
+use flowtap_core::criteria::{AddressSpace as CoreSpace, Criteria as CoreCriteria, CriteriaText};
 use flowtap_core::table::Lifetime;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -209,9 +209,39 @@ impl Criteria {
         self.filter == other.filter
     }
 
+    /// How narrow it is among the packets of a family, 4 or 6, as the length of a prefix; None where it matches none.
+    fn narrowness(&self, family: u8) -> PyResult<Option<u32>> {
+        match family {
+            4 => Ok(self.filter.narrowness_v4()),
+            6 => Ok(self.filter.narrowness_v6()),
+            other => Err(PyValueError::new_err(format!(
+                "family: {other} is neither 4 nor 6"
+            ))),
+        }
+    }
+
     // No field is shown: addresses of subjects do not belong into logs.
     fn __repr__(&self) -> String {
         format!("<Criteria {}>", self.id)
+    }
+}
+
+/// Addresses that a policy allows.
+#[pyclass(frozen, module = "flowtap")]
+pub(crate) struct AddressSpace(CoreSpace);
+
+#[pymethods]
+impl AddressSpace {
+    #[new]
+    fn new(addresses: &str) -> PyResult<Self> {
+        CoreSpace::parse(addresses)
+            .map(Self)
+            .map_err(|error| errors::from_criteria(&error))
+    }
+
+    /// Whether every packet that the filter can match has its source or its destination in the space.
+    fn covers(&self, criteria: &Criteria) -> bool {
+        self.0.covers(&criteria.filter)
     }
 }
 

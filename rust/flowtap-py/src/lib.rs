@@ -25,7 +25,7 @@ mod _flowtap {
     #[pymodule_export]
     use crate::{
         buffer::{Copy, CopyBatch},
-        criteria::{ContentDestination, Criteria},
+        criteria::{AddressSpace, ContentDestination, Criteria},
         engine::{BpfProgram, Engine},
         explain::{Explanation, explain},
         link_type::{LinkType, capture_link_type},

@@ -3,12 +3,14 @@
 //! A missing field matches everything. Ports are looked at in TCP and UDP only, ICMP type and code in ICMP for IPv4
 //! and ICMPv6 for IPv6 only; a filter that names them therefore matches no other protocol.
 
+mod extent;
 mod ranges;
 mod set;
 mod text;
 
 use std::fmt;
 
+pub use self::extent::AddressSpace;
 use self::set::{AddressSet, NumberSet};
 pub use self::text::MAXIMUM_ELEMENTS;
 use crate::packet::{Address, PacketKey, Transport};
