@@ -57,6 +57,8 @@ pub(crate) struct DestinationStats {
     refused: u64,
     exported: u64,
     dropped: u64,
+    /// Criterion, copies and octets of what was dropped.
+    lost: Vec<(u64, u64, u64)>,
     last_error: Option<String>,
 }
 
@@ -191,6 +193,13 @@ impl Stats {
             .collect()
     }
 
+    /// The account of one criterion; None where the table does not have it.
+    fn criterion(&self, id: u64) -> Option<CriterionStats> {
+        let criteria = &self.core.criteria;
+        let at = criteria.binary_search_by_key(&id, |each| each.id).ok()?;
+        criteria.get(at).map(CriterionStats::from)
+    }
+
     /// One account a content destination of the present table.
     #[getter]
     fn destinations(&self) -> Vec<DestinationStats> {
@@ -209,6 +218,7 @@ impl Stats {
                     refused: counters.refused,
                     exported: export.map_or(0, |export| export.exported),
                     dropped: export.map_or(0, |export| export.dropped),
+                    lost: export.map_or_else(Vec::new, |export| export.lost.iter().collect()),
                     last_error: export.and_then(|export| export.last_error.clone()),
                 }
             })

@@ -64,8 +64,42 @@ pub struct ExportCount {
     pub exported: u64,
     /// Copies that were not.
     pub dropped: u64,
+    /// Of which criteria the copies were that were not.
+    pub lost: LostCopies,
     /// The last thing that went wrong, in words without addresses.
     pub last_error: Option<String>,
+}
+
+/// Copies that were not sent, by criterion: how many, and the octets of their packets.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LostCopies(BTreeMap<u64, (u64, u64)>);
+
+impl LostCopies {
+    fn add(&mut self, spans: &[Span]) {
+        for span in spans {
+            let octets = u64::try_from(span.length()).unwrap_or(u64::MAX);
+            self.count(span.criteria_id, 1, octets);
+        }
+    }
+
+    fn count(&mut self, criteria_id: u64, packets: u64, octets: u64) {
+        let sum = self.0.entry(criteria_id).or_default();
+        sum.0 = sum.0.saturating_add(packets);
+        sum.1 = sum.1.saturating_add(octets);
+    }
+
+    fn merge(&mut self, other: &Self) {
+        for (&criteria_id, &(packets, octets)) in &other.0 {
+            self.count(criteria_id, packets, octets);
+        }
+    }
+
+    /// Criterion, packets and octets, in the order of the criteria.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, u64, u64)> {
+        self.0
+            .iter()
+            .map(|(&criteria_id, &(packets, octets))| (criteria_id, packets, octets))
+    }
 }
 
 impl ExportCount {
@@ -76,10 +110,11 @@ impl ExportCount {
         }
     }
 
-    fn lose(&mut self, count: usize, reason: &str) {
+    fn lose(&mut self, spans: &[Span], reason: &str) {
         self.dropped = self
             .dropped
-            .saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+            .saturating_add(u64::try_from(spans.len()).unwrap_or(u64::MAX));
+        self.lost.add(spans);
         if self.last_error.as_deref() != Some(reason) {
             self.last_error = Some(reason.to_owned());
         }
@@ -88,6 +123,7 @@ impl ExportCount {
     fn add(&mut self, outcome: Outcome) {
         self.exported = self.exported.saturating_add(outcome.exported);
         self.dropped = self.dropped.saturating_add(outcome.dropped);
+        self.lost.merge(&outcome.lost);
         if outcome.error.is_some() {
             self.last_error = outcome.error;
         }
@@ -164,6 +200,16 @@ impl Exporter {
                 spans: Vec::new(),
             });
         }
+        // What ended criteria have lost is in the sums; nobody asks for it by name any more.
+        let ended = self.ended.values_mut();
+        for count in self
+            .targets
+            .iter_mut()
+            .map(|target| &mut target.count)
+            .chain(ended)
+        {
+            count.lost.0.retain(|&id, _| table.slot_of(id).is_some());
+        }
         self.table = table;
         self.bound_ended();
         // A port may have become free, a right may have been given.
@@ -193,18 +239,20 @@ impl Exporter {
     /// Sends all copies of a batch, in order for each destination.
     pub fn send(&mut self, batch: &CopyBatch) {
         for record in batch.records() {
+            let span = Span {
+                start: record.start,
+                end: record.end,
+                criteria_id: record.criteria_id,
+            };
             let index = usize::try_from(record.destination).unwrap_or(usize::MAX);
             match self.targets.get_mut(index) {
                 Some(target) => {
                     if target.spans.is_empty() {
                         self.busy.push(index);
                     }
-                    target.spans.push(Span {
-                        start: record.start,
-                        end: record.end,
-                    });
+                    target.spans.push(span);
                 }
-                None => self.undirected.lose(1, UNDIRECTED),
+                None => self.undirected.lose(&[span], UNDIRECTED),
             }
         }
         let patience = Duration::from_millis(self.options.wait_ms);
@@ -241,9 +289,9 @@ impl Target {
         patience: Duration,
     ) {
         if !destination.export {
-            self.count.lose(self.spans.len(), NOT_EXPORTABLE);
+            self.count.lose(&self.spans, NOT_EXPORTABLE);
         } else if destination.address.is_ipv4() != destination.source_address.is_ipv4() {
-            self.count.lose(self.spans.len(), MIXED_FAMILIES);
+            self.count.lose(&self.spans, MIXED_FAMILIES);
         } else {
             let mut outcome = Outcome::default();
             let mut patience = Patience::new(patience);

@@ -24,6 +24,13 @@ const ARENA_OCTETS: usize = 256 << 10;
 /// What every IPv4 path takes [RFC 791 §3.2], for when the system does not know.
 const LEAST_MTU_OCTETS: usize = 68;
 
+/// Where one outer datagram, or a fragment of it, lies.
+#[derive(Clone, Copy)]
+struct Piece {
+    start: usize,
+    end: usize,
+}
+
 /// A raw IP socket of one family.
 pub(super) struct Raw {
     socket: Socket,
@@ -56,14 +63,14 @@ fn append_fragments(
     path: usize,
     identification: u32,
     arena: &mut Vec<u8>,
-    pieces: &mut Vec<Span>,
+    pieces: &mut Vec<Piece>,
 ) {
     let path = u32::try_from(path).unwrap_or(u32::MAX);
     fragment(datagram, path, identification, |headers, data| {
         let start = arena.len();
         arena.extend_from_slice(headers);
         arena.extend_from_slice(data);
-        pieces.push(Span {
+        pieces.push(Piece {
             start,
             end: arena.len(),
         });
@@ -121,17 +128,17 @@ impl Raw {
     ) {
         let path = match self.path(destination.address) {
             Ok(path) => path,
-            Err(error) => return outcome.lose(spans.len(), patience.describe(&error)),
+            Err(error) => return outcome.lose(spans, patience.describe(&error)),
         };
         // A raw socket has no port.
         let address = SockAddr::from(SocketAddr::new(destination.address, 0));
         let (mut datagram, mut arena, mut pieces) =
             (Vec::new(), Vec::with_capacity(ARENA_OCTETS), Vec::new());
-        // How many pieces each copy has.
-        let mut copies = Vec::new();
+        // Each copy and how many pieces it has.
+        let mut copies: Vec<(Span, usize)> = Vec::new();
         for span in spans {
             if span.length() > PAYLOAD_OCTETS {
-                outcome.lose(1, "a copy is longer than UDP allows".to_owned());
+                outcome.lose(&[*span], "a copy is longer than UDP allows".to_owned());
                 continue;
             }
             datagram.clear();
@@ -140,7 +147,7 @@ impl Raw {
             outer(destination, payload, self.identification, &mut datagram);
             if destination.refuse_oversize && datagram.len() > path {
                 outcome.lose(
-                    1,
+                    &[*span],
                     "a copy is longer than the path allows, and is not to be fragmented".to_owned(),
                 );
                 continue;
@@ -153,7 +160,7 @@ impl Raw {
                 &mut arena,
                 &mut pieces,
             );
-            copies.push(pieces.len().saturating_sub(before));
+            copies.push((*span, pieces.len().saturating_sub(before)));
             if arena.len() >= ARENA_OCTETS {
                 self.send_pieces(&address, &arena, &pieces, &copies, patience, outcome);
                 arena.clear();
@@ -168,8 +175,8 @@ impl Raw {
         &self,
         address: &SockAddr,
         arena: &[u8],
-        pieces: &[Span],
-        copies: &[usize],
+        pieces: &[Piece],
+        copies: &[(Span, usize)],
         patience: &mut Patience,
         outcome: &mut Outcome,
     ) {
@@ -191,7 +198,7 @@ impl Raw {
         // Pieces up to here have been sent, or given up with the copy that they belong to.
         let mut done = 0_usize;
         let mut end = 0_usize;
-        for &count in copies {
+        for &(span, count) in copies {
             end = end.saturating_add(count);
             let mut lost = None;
             while let Some(rest) = messages.get(done..).filter(|_| done < end) {
@@ -216,7 +223,7 @@ impl Raw {
                 }
             }
             match lost {
-                Some(error) => outcome.lose(1, error),
+                Some(error) => outcome.lose(&[span], error),
                 None => outcome.win(1),
             }
         }

@@ -114,15 +114,13 @@ impl Sockets {
         loop {
             match self.channel(route.key, transparent) {
                 Channel::Raw => return self.send_raw(destination, bytes, rest, patience, outcome),
-                Channel::Closed { reason, .. } => return outcome.lose(rest.len(), reason.clone()),
+                Channel::Closed { reason, .. } => return outcome.lose(rest, reason.clone()),
                 Channel::Udp(udp) => {
                     if let Err(error) =
                         udp.set_ttl(destination.ttl, destination.source_address.is_ipv6())
                     {
-                        return outcome.lose(
-                            rest.len(),
-                            format!("the time to live cannot be set: {error}"),
-                        );
+                        return outcome
+                            .lose(rest, format!("the time to live cannot be set: {error}"));
                     }
                     match udp.send(
                         &route.address,
@@ -220,7 +218,7 @@ impl Sockets {
             Some(raw) => raw,
             None => match Raw::open(v6, self.send_buffer_octets) {
                 Ok(raw) => place.insert(raw),
-                Err(reason) => return outcome.lose(spans.len(), reason),
+                Err(reason) => return outcome.lose(spans, reason),
             },
         };
         raw.send(destination, bytes, spans, patience, outcome);

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use libc::c_int;
 use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 
+use super::LostCopies;
 use super::sys::{self, MESSAGES, Message};
 
 /// The most datagrams that the kernel cuts from one message (its `UDP_MAX_SEGMENTS` of old).
@@ -18,11 +19,12 @@ pub(super) const PAYLOAD_OCTETS: usize = 65_507;
 /// How long to wait where waiting for the socket does not help, because it is the device's queue that is full.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// Where one copy lies in the batch.
+/// Where one copy lies in the batch, and what it was made for.
 #[derive(Clone, Copy)]
 pub(super) struct Span {
     pub(super) start: usize,
     pub(super) end: usize,
+    pub(super) criteria_id: u64,
 }
 
 impl Span {
@@ -36,15 +38,17 @@ impl Span {
 pub(super) struct Outcome {
     pub(super) exported: u64,
     pub(super) dropped: u64,
+    pub(super) lost: LostCopies,
     /// The last thing that went wrong.
     pub(super) error: Option<String>,
 }
 
 impl Outcome {
-    pub(super) fn lose(&mut self, count: usize, error: String) {
+    pub(super) fn lose(&mut self, spans: &[Span], error: String) {
         self.dropped = self
             .dropped
-            .saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
+            .saturating_add(u64::try_from(spans.len()).unwrap_or(u64::MAX));
+        self.lost.add(spans);
         self.error = Some(error);
     }
 
@@ -343,7 +347,7 @@ fn plan<'a>(
             open = match open {
                 Some(before) if before.end == span.start => Some(Span {
                     start: before.start,
-                    end: span.end,
+                    ..span
                 }),
                 Some(before) => {
                     slices.push(IoSlice::new(
@@ -454,7 +458,9 @@ impl Udp {
                         if gone && !self.transparent {
                             return End::SourceGone(counted);
                         }
-                        outcome.lose(plan.copies, patience.describe(&error));
+                        let lost = spans.get(counted..).unwrap_or_default();
+                        let lost = lost.get(..plan.copies).unwrap_or(lost);
+                        outcome.lose(lost, patience.describe(&error));
                         counted = counted.saturating_add(plan.copies);
                         sent = sent.saturating_add(1);
                         patience.next();
