@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from flowtap import Receiver
+from flowtap.cli.local import ask
 from flowtap.cli.main import run
-from flowtap.cli.show import ask
 from flowtap.dtcp import Key, ListRequest, NoopRequest, Version
 from flowtap.dtcp.render import render_request, sign
 from flowtap.mediation import TaskingClient, TaskingError
@@ -279,27 +279,37 @@ def test_a_thousand_criteria_in_one_reply(tap: Tap) -> None:
     asyncio.run(many())
 
 
-def test_a_restart_ends_what_ran_and_says_so(tmp_path: Path) -> None:
+def test_a_restart_goes_on_with_what_ran_and_says_so(tmp_path: Path) -> None:
     write_configuration(tmp_path, f'files = ["{CAPTURE}"]\npace = 50\nloop = true')
     first = start(tmp_path)
 
     async def add() -> None:
         async with first.client() as client:
-            assert (await client.request_written(ADD.format(at=1, port=9), "1")).code == 200
+            assert (await client.request_written(ADD.format(at=10, port=9), "1")).code == 200
+            brief = ADD.format(at=10, port=9).replace("Flags: STATIC", "Timeout-Total: 1")
+            assert (await client.request_written(brief, "2")).code == 200
 
     asyncio.run(add())
     first.process.kill()
     first.process.wait()
     (tmp_path / "log").unlink()
+    # The other criterion's time runs out while nothing runs.
+    time.sleep(1.1)
     second = start(tmp_path)
     try:
-        assert "1 criteria of an earlier run have ended with it" in second.log
+        assert "md: Server Restart: Alert-Info restarted; 1 of 2 criteria restored; not copying" in second.log
+        deadline = time.monotonic() + 10
+        while not ask(tmp_path / "flowtap.sock", "stats")["copied"]:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
 
         async def add_again() -> None:
             async with second.client() as client:
-                assert len((await client.request(ListRequest(V7, "md", "1"))).entries) == 0
+                (entry,) = (await client.request(ListRequest(V7, "md", "1"))).entries
+                values = {each.name: each.value for each in entry}
+                assert (values["CRITERIA-ID"], values["SOURCE-ADDRESS"]) == ("1", "192.0.2.10")
                 reply = await client.request_written(ADD.format(at=1, port=9), "2")
-                assert reply.value("criteria-id") == "2"
+                assert reply.value("criteria-id") == "3"
 
         asyncio.run(add_again())
     finally:

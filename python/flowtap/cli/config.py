@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
 
+from flowtap.cli.console import Exit, fail, open_private
 from flowtap.config import load
 from flowtap.service.daemon import check as check_files
+from flowtap.service.logins import hash_password
 
 __all__ = ["config"]
 
 
 @click.group()
 def config() -> None:
-    """Check a configuration."""
+    """Check a configuration, set a password."""
 
 
 @config.command()
@@ -28,3 +31,39 @@ def check(*, file: Path) -> None:
         f"{file}: valid: {len(values.login.user)} logins, {len(values.control_source)} control sources,"
         f" {len(values.content_destination)} content destinations"
     )
+
+
+@config.command(name="set-password")
+@click.argument("user")
+@click.option(
+    "--config", "path", type=click.Path(path_type=Path), default=Path("flowtap.toml"), show_default=True
+)
+def set_password(*, user: str, path: Path) -> None:
+    """Write the hash of a new password of USER into the file that the configuration names.
+
+    The password is asked for, or read as one line where standard input is no terminal.
+    """
+    configuration = load(path)
+    login = configuration.values.login.user.get(user)
+    if login is None:
+        fail(f"{path}: there is no [login.user.{user}]", Exit.INVALID)
+    if login.password_hash_file is None:
+        fail(f"{path}: login.user.{user} has no password_hash_file", Exit.INVALID)
+    password = _password()
+    if not password:
+        fail("an empty password is none; nothing was changed", Exit.USAGE)
+    target = configuration.locate(login.password_hash_file)
+    # Written beside it and moved, so that the tap never reads half of it.
+    beside = target.with_name(f"{target.name}.new")
+    with open_private(beside, replace=True) as writing:
+        writing.write(hash_password(password) + "\n")
+    beside.chmod(0o600)
+    beside.replace(target)
+    print(f"{target}: password of {user} set; the tap takes it over with HUP")
+
+
+def _password() -> str:
+    if not sys.stdin.isatty():
+        return sys.stdin.readline().rstrip("\n")
+    password: str = click.prompt("password", hide_input=True, confirmation_prompt=True)
+    return password

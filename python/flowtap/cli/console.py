@@ -13,9 +13,21 @@ from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
     from types import FrameType
+    from typing import TextIO
 
-__all__ = ["CommandError", "Exit", "Table", "fail", "interrupts", "print_json", "print_table", "say"]
+__all__ = [
+    "CommandError",
+    "Exit",
+    "Table",
+    "fail",
+    "interrupts",
+    "open_private",
+    "print_json",
+    "print_table",
+    "say",
+]
 
 
 class Exit(IntEnum):
@@ -44,6 +56,16 @@ def fail(message: str, status: Exit = Exit.FAILED) -> NoReturn:
         CommandError: Always.
     """
     raise CommandError(message, status)
+
+
+def open_private(path: Path, *, replace: bool = False) -> TextIO:
+    """Opens a file for writing that nobody else may read.
+
+    Raises:
+        FileExistsError: It exists, and is not to be replaced.
+    """
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if replace else os.O_EXCL)
+    return os.fdopen(os.open(path, flags, 0o600), "w")
 
 
 def say(message: str) -> None:

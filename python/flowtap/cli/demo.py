@@ -28,7 +28,7 @@ import click
 from flowtap import Replay, explain
 from flowtap.cli.console import Table, fail, print_table
 from flowtap.cli.criteria import load_criteria
-from flowtap.cli.show import ask
+from flowtap.cli.local import ask
 from flowtap.dtcp import Key
 from flowtap.mediation import TaskingClient
 from flowtap.service.logins import hash_password

@@ -22,11 +22,15 @@ __all__ = ["flowtap", "main"]
 
 # Imported when they are asked for: the daemon's libraries are of no use to a replay.
 COMMANDS = {
-    "config": ("config", "Check a configuration."),
+    "approve": ("act", "Let criteria begin that wait for approval."),
+    "audit": ("audit", "Prove that the audit log is whole, and hand it out."),
+    "clear": ("act", "End criteria, or forget sequence numbers, for the operator."),
+    "config": ("config", "Check a configuration, set a password."),
     "demo": ("demo", "The whole system on recorded packets, on this machine."),
     "dtcp": ("dtcp", "Task a tap as a mediation device does."),
     "explain": ("explain", "What is in every frame, and what the criteria say to it."),
     "mediate": ("mediate", "Receive copies and keep them."),
+    "reject": ("act", "End criteria that wait for approval."),
     "replay": ("replay", "Match captures against criteria, once."),
     "run": ("run", "The daemon: a tap that is tasked over SSH."),
     "show": ("show", "What a running tap does."),

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 __all__ = [
+    "AuditSection",
     "Configuration",
     "ContentDestinationSection",
     "ControlSourceSection",
@@ -16,6 +17,7 @@ __all__ = [
     "LoginClass",
     "LoginSection",
     "LoginUser",
+    "PolicySection",
     "ReplaySection",
     "ShowSection",
     "SshSection",
@@ -26,6 +28,11 @@ __all__ = [
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[!-+\--~]+$")]
 Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+NarrowestV4 = Annotated[int, Field(ge=0, le=32)]
+NarrowestV6 = Annotated[int, Field(ge=0, le=128)]
+Bound = Annotated[int, Field(ge=0)]
+Permission = Literal["flow-tap", "flow-tap-control", "flow-tap-operation", "flow-tap-approval", "all"]
 
 
 class _Section(BaseModel):
@@ -93,9 +100,12 @@ class ElementSection(_Section):
 
 
 class LoginClass(_Section):
-    """What users of a class may do; no permission contains another."""
+    """What users of a class may do; no permission contains another.
 
-    permissions: list[Literal["flow-tap", "flow-tap-control", "flow-tap-operation"]] = []
+    ``all`` stands for those that look at the tap and change it; to task and to approve is never part of it.
+    """
+
+    permissions: list[Permission] = []
 
 
 class LoginUser(_Section):
@@ -128,9 +138,19 @@ class ControlSourceSection(_Section):
     sequence: Literal["echo", "strict"] = "echo"
     notification_targets: list[str] = []
     notification_version: Literal["0.6", "0.7", "0.8"] | None = None
+    addresses: list[Network] = []
     allowed_destinations: list[Name] = []
+    allowed_prefixes: list[Network] = []
+    excluded_prefixes: list[Network] = []
+    narrowest_prefix_v4: NarrowestV4 = 0
+    narrowest_prefix_v6: NarrowestV6 = 0
     max_criteria: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
+    max_packets_per_s: Bound = 0
+    max_bits_per_s: Bound = 0
     max_lifetime_s: Annotated[int, Field(ge=0, le=86_400)] = 0
+    minimum_priority: Annotated[int, Field(ge=0, le=254)] = 0
+    require_order: bool = False
+    require_approval: bool = False
 
     @field_validator("notification_targets")
     @classmethod
@@ -149,11 +169,29 @@ class ContentDestinationSection(_Section):
     source_port: Port = 65_534
     ttl: Annotated[int, Field(ge=1, le=255)] = 255
     oversize: Literal["fragment", "refuse"] = "fragment"
+    soft_limit_bps: Bound = 0
+    soft_limit_clear_bps: Bound = 0
+    hard_limit_bps: Bound = 0
+    hard_limit_target_bps: Bound = 0
 
     @model_validator(mode="after")
     def _one_family(self) -> Self:
         if self.address.version != self.source_address.version:
             msg = "address and source_address must be of one family"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _limits_are_in_order(self) -> Self:
+        for name, low, high in (
+            ("soft_limit_clear_bps and soft_limit_bps", self.soft_limit_clear_bps, self.soft_limit_bps),
+            ("hard_limit_target_bps and hard_limit_bps", self.hard_limit_target_bps, self.hard_limit_bps),
+        ):
+            if (low or high) and not 0 < low < high:
+                msg = f"{name}: both are needed, and the first must be below the second"
+                raise ValueError(msg)
+        if self.soft_limit_bps and self.hard_limit_bps and self.soft_limit_bps >= self.hard_limit_target_bps:
+            msg = "soft_limit_bps must be below hard_limit_target_bps"
             raise ValueError(msg)
         return self
 
@@ -193,10 +231,31 @@ class DtcpSection(_Section):
     udp: UdpSection = UdpSection()
 
 
+class PolicySection(_Section):
+    """What holds for every control source."""
+
+    source_addresses: list[Network] = []
+    excluded_prefixes: list[Network] = []
+    narrowest_prefix_v4: NarrowestV4 = 0
+    narrowest_prefix_v6: NarrowestV6 = 0
+    max_criteria: Annotated[int, Field(ge=1, le=10_000_000)] = 1_000_000
+    max_content_destinations: Annotated[int, Field(ge=0, le=1_000_000)] = 1_000
+    duplicates_dropped_period_s: Annotated[int, Field(ge=1, le=255)] = 30
+    require_order: bool = False
+    require_approval: bool = False
+
+
 class StoreSection(_Section):
     """The journal and the audit log."""
 
     path: str = "flowtap.db"
+    journal: bool = True
+
+
+class AuditSection(_Section):
+    """Where the end of the audit log is written down for others to keep."""
+
+    anchor_file: str | None = None
 
 
 class ShowSection(_Section):
@@ -213,7 +272,9 @@ class Configuration(_Section):
     control_source: dict[Name, ControlSourceSection] = {}
     content_destination: dict[Name, ContentDestinationSection] = {}
     dtcp: DtcpSection
+    policy: PolicySection = PolicySection()
     store: StoreSection = StoreSection()
+    audit: AuditSection = AuditSection()
     show: ShowSection = ShowSection()
 
     @model_validator(mode="after")
@@ -222,6 +283,11 @@ class Configuration(_Section):
             if user.login_class not in self.login.classes:
                 msg = f"login.user.{name}.class: there is no [login.class.{user.login_class}]"
                 raise ValueError(msg)
+        uids = [user.uid for user in self.login.user.values() if user.uid is not None]
+        if len(set(uids)) < len(uids):
+            # Who asks over the local socket is known by his uid alone, and nobody approves his own request.
+            msg = "login.user: two users have the same uid; every user needs one of his own"
+            raise ValueError(msg)
         for name, source in self.control_source.items():
             if name not in self.login.user and not (source.key_file is not None and self.dtcp.udp.listen):
                 msg = (

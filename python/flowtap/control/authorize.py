@@ -2,27 +2,55 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Final
 
-from flowtap.control.model import PERMISSION_TASK
+from flowtap.control.model import NANOSECONDS, PERMISSION_TASK
+from flowtap.control.ports import FilterFault
 from flowtap.dtcp.messages import ErrorResult, Parameter, Timeouts
 from flowtap.dtcp.status import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from flowtap.control.model import ControlSource, Principal
-    from flowtap.dtcp.messages import AddRequest, Request
+    from flowtap.control.model import ControlSource, Intercept, Now, Policy, Principal
+    from flowtap.control.ports import Filters
+    from flowtap.dtcp.messages import AddRequest, Delivery, FilterText, Request
 
 __all__ = [
+    "FILTER_NAMES",
+    "ORDER",
+    "ORDER_END",
     "Refused",
     "control_source",
     "destination_names",
+    "filter_reach",
     "lifetime",
+    "minimised",
+    "order",
+    "outer_source",
     "quota",
     "refreshed_lifetime",
+    "standing",
     "unknown_destination",
 ]
+
+FILTER_NAMES: Final = {
+    "source": "Source-Address",
+    "destination": "Dest-Address",
+    "protocol": "Protocol",
+    "source_port": "Source-Port",
+    "destination_port": "Dest-Port",
+    "icmp_type": "ICMP-Type",
+    "icmp_code": "ICMP-Code",
+}
+
+ORDER: Final = "X-FlowTap-Order"
+"""Parameter of an ADD: the reference of the order that is carried out."""
+ORDER_END: Final = "X-FlowTap-Order-End"
+"""Parameter of an ADD: when that order ends, in ISO 8601 with a zone."""
+ORDER_CHARACTERS: Final = 128
 
 
 class Refused(Exception):  # noqa: N818 - a decision, not a failure
@@ -62,13 +90,13 @@ def control_source(
     return source
 
 
-def destination_names(source: ControlSource, request: AddRequest) -> None:
+def destination_names(source: ControlSource, names: Sequence[str]) -> None:
     """Checks that the control source may use the content destinations.
 
     Raises:
         Refused: As if the destination did not exist [DTCP §4.1].
     """
-    for name in request.cdest_ids:
+    for name in names:
         if source.allowed_destinations and name not in source.allowed_destinations:
             raise unknown_destination(name)
 
@@ -82,15 +110,117 @@ def unknown_destination(name: str) -> Refused:
     )
 
 
-def quota(source: ControlSource, running: int) -> None:
+def outer_source(policy: Policy, delivery: Delivery) -> None:
+    """Checks that outer headers may have the source address that tasking gives them.
+
+    Raises:
+        Refused: The element does not send from this address.
+    """
+    if policy.outer_sources and not any(delivery.source_address in each for each in policy.outer_sources):
+        raise Refused(
+            Status.JTAP_FAILURE,
+            "this tap does not send from that source address",
+            Parameter("X-JTap-Cdest-Source-Address", str(delivery.source_address)),
+        )
+
+
+def quota(policy: Policy, source: ControlSource, *, own: int, all_sources: int) -> None:
     """Checks the number of criteria.
 
     Raises:
         Refused: One more would be too many.
     """
-    if running >= source.max_criteria:
+    if own >= source.max_criteria:
         info = f"{source.max_criteria} criteria are the limit of this control source"
         raise Refused(Status.MAX_CRITERIA_EXCEEDED, info)
+    if all_sources >= policy.max_criteria:
+        # How many others have is nobody's business.
+        raise Refused(Status.MAX_CRITERIA_EXCEEDED, "the tap takes no more criteria")
+
+
+def minimised(text: FilterText, excluded: Sequence[str]) -> FilterText:
+    """The filter without the packets of excluded addresses, whichever way they go."""
+    if not excluded:
+        return text
+    negated = ",".join(f"!{each}" for each in excluded)
+
+    def without(given: str | None) -> str:
+        return negated if given is None else f"{given},{negated}"
+
+    return replace(text, source=without(text.source), destination=without(text.destination))
+
+
+def filter_reach(source: ControlSource, text: FilterText, filters: Filters) -> None:
+    """Checks that the filter can be, and that it does not reach too far.
+
+    Raises:
+        Refused: It cannot be compiled, is too broad, or leaves the address space of the control source.
+    """
+    try:
+        reach = filters(text)
+    except FilterFault as fault:
+        status = Status.BAD_REQUEST if fault.is_syntax else Status.IMPROPER_FILTER
+        raise Refused(status, fault.info, Parameter(FILTER_NAMES[fault.field], fault.value)) from None
+    if source.excluded:
+        try:
+            filters(minimised(text, source.excluded))
+        except FilterFault as fault:
+            # Its words would show the operator's list of exclusions.
+            info = "nothing is left that may be copied for this control source"
+            raise Refused(Status.IMPROPER_FILTER, info, *_known(text, fault.field)) from None
+    if source.allowed_space is not None and not source.allowed_space.covers(reach):
+        raise Refused(
+            Status.IMPROPER_FILTER,
+            "source or destination must lie within the addresses that this control source may tap",
+            *_known(text, "source", "destination"),
+        )
+    for narrowness, bound in (
+        (reach.narrowness(4), source.narrowest_v4),
+        (reach.narrowness(6), source.narrowest_v6),
+    ):
+        if narrowness is not None and narrowness < bound:
+            raise Refused(
+                Status.IMPROPER_FILTER,
+                "source or destination must be as narrow as a prefix of length"
+                f" {source.narrowest_v4} (IPv4), {source.narrowest_v6} (IPv6)",
+                *_known(text, "source", "destination"),
+            )
+
+
+def _known(text: FilterText, *fields: str) -> tuple[Parameter, ...]:
+    return tuple(
+        Parameter(FILTER_NAMES[field], value)
+        for field in fields
+        if (value := getattr(text, field)) is not None
+    )
+
+
+def order(source: ControlSource, request: AddRequest, now: Now) -> tuple[str, int | None]:
+    """The order that an ADD carries out and when it ends, on the monotonic clock.
+
+    Raises:
+        Refused: One is demanded and missing, cannot be read, or has ended.
+    """
+    given = {each.name.lower(): each for each in reversed(request.extensions)}
+    reference, end = given.get(ORDER.lower()), given.get(ORDER_END.lower())
+    if source.needs_order and (reference is None or end is None):
+        raise Refused(Status.BAD_REQUEST, f"{ORDER} and {ORDER_END} are needed")
+    if reference is not None and not 0 < len(reference.value) <= ORDER_CHARACTERS:
+        raise Refused(Status.BAD_REQUEST, f"{ORDER}: 1 to {ORDER_CHARACTERS} characters are right", reference)
+    if end is None:
+        return "" if reference is None else reference.value, None
+    try:
+        ends = datetime.fromisoformat(end.value)
+    except ValueError:
+        ends = datetime.min  # noqa: DTZ901 - without a zone, as what is refused below
+    if ends.tzinfo is None:
+        info = f"{ORDER_END}: a time with a zone is right, such as 2030-01-31T12:00:00Z"
+        raise Refused(Status.BAD_REQUEST, info, end)
+    left = ends - (now.wall if now.wall.tzinfo is not None else now.wall.replace(tzinfo=UTC))
+    left_ns = (left.days * 86_400 + left.seconds) * NANOSECONDS + left.microseconds * 1_000
+    if left_ns <= 0:
+        raise Refused(Status.IMPROPER_TIMEOUT, f"{ORDER_END}: the order has ended", end)
+    return "" if reference is None else reference.value, now.monotonic_ns + left_ns
 
 
 def lifetime(source: ControlSource, request: AddRequest) -> Timeouts:
@@ -126,3 +256,26 @@ def refreshed_lifetime(source: ControlSource, timeouts: Timeouts) -> None:
             f"Timeout-Total of 1 to {longest_s} seconds is right",
             Parameter("Timeout-Total", str(total_s)),
         )
+
+
+def standing(intercept: Intercept, policy: Policy, filters: Filters) -> ControlSource:
+    """The control source of an intercept that policy still allows, as it was authorised.
+
+    Numbers, lifetimes and approval were settled when it was added; who may tap what, and where copies may go,
+    is asked again whenever the configuration may have changed.
+
+    Raises:
+        Refused: It would be refused today.
+    """
+    source = policy.control_sources.get(intercept.csource_id)
+    if source is None:
+        raise Refused(Status.BAD_REQUEST, "there is no such control source any more")
+    destination_names(source, intercept.cdest_ids)
+    for name, delivery in zip(intercept.cdest_ids, intercept.deliveries, strict=True):
+        configured = policy.content_destinations.get(name)
+        if configured is None:
+            outer_source(policy, delivery)
+        elif configured.delivery != delivery:
+            raise Refused(Status.JTAP_FAILURE, "the content destination has moved")
+    filter_reach(source, intercept.filter, filters)
+    return source

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -10,10 +10,20 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from flowtap.control.audit import AuditRecord
-    from flowtap.control.model import Count, Intercept
+    from flowtap.control.model import Count, Intercept, Now
     from flowtap.dtcp.messages import FilterText
 
-__all__ = ["DataPlane", "FilterCheck", "FilterFault", "PortError", "Store", "Transaction"]
+__all__ = [
+    "DataPlane",
+    "FilterFault",
+    "Filters",
+    "Loss",
+    "PortError",
+    "Reach",
+    "Space",
+    "Store",
+    "Transaction",
+]
 
 
 class PortError(Exception):
@@ -23,14 +33,17 @@ class PortError(Exception):
 class Transaction(Protocol):
     """Changes of the journal and the audit log that become durable together."""
 
-    def start(self, intercept: Intercept) -> None:
-        """Records that an intercept runs from now on."""
+    def start(self, intercept: Intercept, now: Now) -> None:
+        """Records an intercept from now on."""
+
+    def update(self, intercept: Intercept, now: Now) -> None:
+        """Records what has changed of it."""
 
     def end(self, criteria_id: int, when: datetime, reason: str) -> None:
-        """Records that it does not any more."""
+        """Records that it does not run any more."""
 
-    def sequence(self, csource_id: str, highest: int) -> None:
-        """Records the highest sequence number of a control source."""
+    def sequence(self, csource_id: str, highest: int | None) -> None:
+        """Records the highest sequence number of a control source; None forgets it."""
 
     def audit(self, record: AuditRecord) -> None:
         """Appends to the audit log."""
@@ -46,15 +59,43 @@ class Store(Protocol):
             PortError: It could not be made durable; nothing of it is.
         """
 
+    def mark_ended(self, criteria_ids: Collection[int]) -> None:
+        """Keeps it in mind, as well as possible, that these have ended though no transaction could say so.
+
+        The next transaction that says it makes it unnecessary.
+        """
+
     def last_criteria_id(self) -> int:
         """The highest id that was ever given out, 0 for none."""
+
+
+class Loss(Protocol):
+    """Copies of one criterion for one content destination that were not sent."""
+
+    @property
+    def criteria_id(self) -> int:
+        """The criterion."""
+
+    @property
+    def cdest_id(self) -> str:
+        """The content destination."""
+
+    @property
+    def packets(self) -> int:
+        """How many, since the criterion began to copy."""
+
+    @property
+    def octets(self) -> int:
+        """Octets of the packets that were not copied."""
 
 
 class DataPlane(Protocol):
     """The tap."""
 
-    def install(self, intercepts: Collection[Intercept]) -> None:
-        """Makes exactly these intercepts the active ones; returns when no worker uses older ones.
+    def change(self, start: Collection[Intercept], stop: Collection[int]) -> None:
+        """Lets intercepts begin, or go on as they are now, and others end.
+
+        Returns when no worker copies for those that have ended.
 
         Raises:
             PortError: The data plane failed.
@@ -62,6 +103,13 @@ class DataPlane(Protocol):
 
     def counts(self) -> Mapping[int, Count]:
         """What was counted, by criteria id; an intercept may be missing.
+
+        Raises:
+            PortError: The data plane failed.
+        """
+
+    def losses(self) -> Collection[Loss]:
+        """What was lost of the intercepts that run.
 
         Raises:
             PortError: The data plane failed.
@@ -86,11 +134,25 @@ class FilterFault(Exception):  # noqa: N818 - a finding about the peer's text, n
         self.is_syntax = is_syntax
 
 
-class FilterCheck(Protocol):
-    """Knows whether a filter can be compiled."""
+class Reach(Protocol):
+    """How far a filter reaches."""
 
-    def __call__(self, text: FilterText) -> None:
-        """Checks a filter.
+    def narrowness(self, family: Literal[4, 6], /) -> int | None:
+        """The length of a prefix that is as wide; None where no packet of the family matches."""
+
+
+class Space(Protocol):
+    """Addresses that a policy allows."""
+
+    def covers(self, reach: Reach, /) -> bool:
+        """Whether every packet that a filter can match has an address in the space."""
+
+
+class Filters(Protocol):
+    """Reads filters."""
+
+    def __call__(self, text: FilterText) -> Reach:
+        """Reads one.
 
         Raises:
             FilterFault: It cannot be compiled.

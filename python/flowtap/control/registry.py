@@ -1,68 +1,52 @@
-"""The only owner of intercepts: what runs, in which order a change takes effect, what a LIST shows.
+"""The only owner of intercepts: serves requests, restores what a restart left, ends what time ends.
 
-Order of effects. A start is recorded, then copies, then is acknowledged. A stop stops copying, is then
-recorded, then acknowledged; when it cannot be recorded, copying stays stopped and the record is tried
-again with the next change. Requests that wait together share one transaction and one table change.
+Requests that wait together share one transaction and one table change.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
-from flowtap.control import authorize, lifetime
-from flowtap.control.audit import AuditRecord
+from flowtap.control import authorize, journal, lifetime, listing, records
 from flowtap.control.authorize import Refused
-from flowtap.control.model import Count
+from flowtap.control.bandwidth import BandwidthMeter, Congestion
+from flowtap.control.effects import Effects, End, internal
+from flowtap.control.events import Ended, Purged, Restarted
+from flowtap.control.losses import LossWatch
+from flowtap.control.model import PERMISSION_APPROVE, PERMISSION_CHANGE, Count, State
 from flowtap.control.ports import PortError
-from flowtap.control.tasking import FILTER_NAMES, make_intercept, refreshed
+from flowtap.control.tasking import make_intercept, refreshed
 from flowtap.dtcp.messages import (
     AddRequest,
     AddResult,
     DeleteRequest,
     DeleteResult,
     ErrorResult,
-    ListEntry,
     ListRequest,
     ListResult,
-    NoopRequest,
     NoopResult,
-    Parameter,
     RefreshRequest,
     RefreshResult,
 )
 from flowtap.dtcp.status import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-    from datetime import datetime
+    from collections.abc import Collection, Mapping, Sequence
 
-    from flowtap.control.model import ContentDestination, ControlSource, Intercept, Now, Principal
-    from flowtap.control.ports import DataPlane, FilterCheck, Store, Transaction
-    from flowtap.dtcp.messages import IdRange, Request, Result, Timeouts
+    from flowtap.control.audit import AuditRecord
+    from flowtap.control.events import Happening
+    from flowtap.control.journal import JournalRow, Usage
+    from flowtap.control.model import Intercept, Now, Policy, Principal
+    from flowtap.control.ports import DataPlane, Filters, Store
+    from flowtap.dtcp.messages import Request, Result
 
-__all__ = ["ControlPlane", "Ended", "Policy", "Tasked"]
+__all__ = ["CRITERIA_ID_MAX", "ControlPlane", "Tasked"]
 
 CRITERIA_ID_MAX = 2**32 - 1
 """The highest id that an ADD's answer can carry [DTCP §8]."""
-
-_METHODS: Final = {
-    AddRequest: "ADD",
-    DeleteRequest: "DELETE",
-    RefreshRequest: "REFRESH",
-    ListRequest: "LIST",
-    NoopRequest: "NOOP",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """What the configuration says about tasking."""
-
-    control_sources: Mapping[str, ControlSource]
-    content_destinations: Mapping[str, ContentDestination]
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,26 +57,6 @@ class Tasked:
     request: Request
 
 
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """An intercept that a time-out has ended, and what was left of its time-outs then."""
-
-    intercept: Intercept
-    reason: str
-    remaining: Timeouts
-
-
-@dataclass(frozen=True, slots=True)
-class _PendingEnd:
-    """A stop whose record is not written yet."""
-
-    intercept: Intercept
-    login: str
-    reason: str
-    when: datetime
-    """When copying stopped; a record that is written later still says so."""
-
-
 class ControlPlane:
     """Takes requests, keeps intercepts; one task only may use it.
 
@@ -100,31 +64,44 @@ class ControlPlane:
         policy: Who may do what.
         store: Journal and audit log.
         data_plane: The tap.
-        check: Knows whether a filter can be compiled.
+        filters: Reads filters.
     """
 
-    def __init__(self, *, policy: Policy, store: Store, data_plane: DataPlane, check: FilterCheck) -> None:
+    def __init__(self, *, policy: Policy, store: Store, data_plane: DataPlane, filters: Filters) -> None:
         self._policy = policy
         self._store = store
         self._data_plane = data_plane
-        self._check = check
-        self._running: dict[int, Intercept] = {}
+        self._filters = filters
         self._last_id = store.last_criteria_id()
-        self._pending: list[_PendingEnd] = []
+        self._effects = Effects(store, data_plane)
+        self._running = self._effects.running
+        self._meter = BandwidthMeter()
+        self._congestion = Congestion()
+        self._losses = LossWatch()
+        self._restarted: list[Restarted] = []
+
+    @property
+    def policy(self) -> Policy:
+        """Who may do what."""
+        return self._policy
 
     @property
     def intercepts(self) -> tuple[Intercept, ...]:
-        """What runs, in the order of the ids."""
-        return tuple(self._running.values())
+        """What there is, in the order of the ids."""
+        return tuple(self._running.by_id.values())
+
+    def own(self, csource_id: str) -> tuple[Intercept, ...]:
+        """The same of one control source."""
+        return tuple(self._running.own(csource_id).values())
 
     @property
     def pending_ends(self) -> tuple[int, ...]:
         """Criteria that copy nothing any more and whose end is not recorded yet."""
-        return tuple(pending.intercept.criteria_id for pending in self._pending)
+        return self._effects.pending_ends
 
-    def apply_policy(self, policy: Policy) -> None:
-        """Rules requests from now on; what runs already goes on as it was authorised."""
-        self._policy = policy
+    def bandwidth_bps(self, intercept: Intercept) -> int:
+        """What it matches, as a mean of the last ten seconds."""
+        return self._meter.rate_bps(intercept)
 
     def keep_sequences(self, highest: Mapping[str, int]) -> bool:
         """Keeps the highest sequence number of control sources, before their requests are acted upon.
@@ -163,24 +140,22 @@ class ControlPlane:
                 results += [self._read(each, now) for each in tasked]
         return results
 
-    # --- starting -----------------------------------------------------------------------------
+    # --- requests -----------------------------------------------------------------------------
 
     def _add(self, waiting: list[Tasked], now: Now) -> list[Result]:
         outcomes: list[Intercept | ErrorResult] = []
-        added: dict[int, Intercept] = {}
+        added: list[Intercept] = []
         refusals: list[AuditRecord] = []
-        owned = Counter(each.csource_id for each in self._running.values())
         for tasked in waiting:
             try:
-                intercept = self._intercept(tasked, owned, now)
+                intercept = self._intercept(tasked, added, now)
             except Refused as refused:
                 outcomes.append(refused.result())
-                refusals.append(_refusal(tasked, refused, now))
+                refusals.append(records.refusal(tasked.principal, tasked.request, refused, now))
             else:
-                added[intercept.criteria_id] = intercept
-                owned[intercept.csource_id] += 1
+                added.append(intercept)
                 outcomes.append(intercept)
-        failure = self._start(added, refusals, now)
+        failure = self._effects.start(added, refusals, now)
         results: list[Result] = []
         for outcome in outcomes:
             if isinstance(outcome, ErrorResult):
@@ -189,73 +164,63 @@ class ControlPlane:
                 results.append(failure or AddResult(outcome.criteria_id))
         return results
 
-    def _intercept(self, tasked: Tasked, owned: Counter[str], now: Now) -> Intercept:
+    def _intercept(self, tasked: Tasked, beside: Collection[Intercept], now: Now) -> Intercept:
         request = tasked.request
         assert isinstance(request, AddRequest)  # noqa: S101 - grouped by type
         source = authorize.control_source(tasked.principal, request, self._policy.control_sources)
-        authorize.quota(source, owned[source.id])
+        own = len(self._running.own(source.id)) + sum(each.csource_id == source.id for each in beside)
+        authorize.quota(self._policy, source, own=own, all_sources=len(self._running) + len(beside))
         if self._last_id >= CRITERIA_ID_MAX:
             raise Refused(Status.MAX_CRITERIA_EXCEEDED, "no criteria id is left")
         intercept = make_intercept(
             request,
             tasked.principal,
             source,
-            destinations=self._policy.content_destinations,
-            check=self._check,
+            policy=self._policy,
+            filters=self._filters,
             criteria_id=self._last_id + 1,
             now=now,
         )
+        self._check_destinations(request, beside)
         self._last_id += 1
         return intercept
 
-    def _start(
-        self, added: Mapping[int, Intercept], refusals: Iterable[AuditRecord], now: Now
-    ) -> ErrorResult | None:
-        """Records and installs; an error takes back everything."""
-        try:
-            with self._store.transaction() as transaction:
-                self._record_pending(transaction)
-                for refusal in refusals:
-                    transaction.audit(refusal)
-                for intercept in added.values():
-                    transaction.start(intercept)
-                    transaction.audit(_started(intercept, now))
-        except PortError:
-            return _internal("the journal could not be written; nothing was started")
-        self._pending.clear()
-        if not added:
-            return None
-        try:
-            self._data_plane.install([*self._running.values(), *added.values()])
-        except PortError:
-            reason = "data plane failed"
-            self._end([_PendingEnd(each, each.login, reason, now.wall) for each in added.values()])
-            return _internal("the data plane did not take the criteria; nothing was started")
-        self._running.update(added)
-        return None
-
-    # --- stopping -----------------------------------------------------------------------------
+    def _check_destinations(self, request: AddRequest, beside: Collection[Intercept]) -> None:
+        """Refuses a content destination that tasking would create beyond the bound [DTCP App. A.3]."""
+        known = self._policy.content_destinations
+        new = {name for name in request.cdest_ids if name not in known}
+        new -= self._running.destinations.keys()
+        if not new:
+            return
+        created = {name for each in beside for name in each.cdest_ids} | self._running.destinations.keys()
+        created = (created | new) - known.keys()
+        if len(created) > self._policy.max_content_destinations:
+            info = "the tap takes no more content destinations"
+            raise Refused(Status.MAX_CONTENT_DESTINATIONS_EXCEEDED, info)
 
     def _delete(self, waiting: list[Tasked], now: Now) -> list[Result]:
         outcomes: list[int | ErrorResult] = []
-        ends: dict[int, _PendingEnd] = {}
+        ends: dict[int, End] = {}
         refusals: list[AuditRecord] = []
         for tasked in waiting:
             request = tasked.request
             assert isinstance(request, DeleteRequest)  # noqa: S101 - grouped by type
             try:
                 source = authorize.control_source(tasked.principal, request, self._policy.control_sources)
-                selected = self._select(source, request, ends)
+                own = self._running.own(source.id)
+                if ends:
+                    own = {number: each for number, each in own.items() if number not in ends}
+                selected = listing.select(own, request, source, self._policy)
             except Refused as refused:
                 outcomes.append(refused.result())
-                refusals.append(_refusal(tasked, refused, now))
+                refusals.append(records.refusal(tasked.principal, request, refused, now))
                 continue
             # Static criteria stay unless the request says so [DTCP §5.6].
             stopping = [each for each in selected if request.static or not each.static]
             for each in stopping:
-                ends[each.criteria_id] = _PendingEnd(each, tasked.principal.login, "deleted", now.wall)
+                ends[each.criteria_id] = End.of(each, tasked.principal.login, "deleted", now)
             outcomes.append(len(stopping))
-        failure = self._stop(list(ends.values()), refusals)
+        failure = self._effects.stop(list(ends.values()), refusals)
         results: list[Result] = []
         for outcome in outcomes:
             if isinstance(outcome, ErrorResult):
@@ -266,279 +231,291 @@ class ControlPlane:
                 results.append(DeleteResult(outcome))
         return results
 
-    def _stop(self, ends: list[_PendingEnd], refusals: Iterable[AuditRecord] = ()) -> ErrorResult | None:
-        """Stops copying, then records it."""
-        stopping = {end.intercept.criteria_id for end in ends}
-        left = {number: each for number, each in self._running.items() if number not in stopping}
-        if stopping:
-            try:
-                self._data_plane.install(list(left.values()))
-            except PortError:
-                self._end([], refusals)
-                return _internal("the data plane did not answer; the criteria may still copy")
-        self._running = left
-        if self._end(ends, refusals):
-            return None
-        return _internal("copying has stopped; the journal could not be written and is tried again")
-
-    def _end(self, ends: list[_PendingEnd], refusals: Iterable[AuditRecord] = ()) -> bool:
-        """Records that intercepts have ended; what cannot be written waits for the next change."""
-        self._pending += ends
-        try:
-            with self._store.transaction() as transaction:
-                self._record_pending(transaction)
-                for refusal in refusals:
-                    transaction.audit(refusal)
-        except PortError:
-            return False
-        self._pending.clear()
-        return True
-
-    def _record_pending(self, transaction: Transaction) -> None:
-        for pending in self._pending:
-            intercept = pending.intercept
-            transaction.end(intercept.criteria_id, pending.when, pending.reason)
-            transaction.audit(
-                AuditRecord(
-                    when=pending.when,
-                    event="stop",
-                    login=pending.login,
-                    csource_id=intercept.csource_id,
-                    criteria_id=intercept.criteria_id,
-                    detail=(("reason", pending.reason),),
-                )
-            )
-
-    # --- refreshing ---------------------------------------------------------------------------
-
     def _refresh(self, tasked: Tasked, now: Now) -> Result:
-        """Records the new time-outs, then lets them rule, then acknowledges them."""
         request = tasked.request
         assert isinstance(request, RefreshRequest)  # noqa: S101 - grouped by type
         try:
             source = authorize.control_source(tasked.principal, request, self._policy.control_sources)
-            selected = self._select(source, request, {})
+            selected = listing.select(self._running.own(source.id), request, source, self._policy)
             counts = self._data_plane.counts() if selected else {}
-            changed = {
-                each.criteria_id: refreshed(each, request, source, counts.get(each.criteria_id, Count()), now)
+            changed = [
+                refreshed(each, request, source, counts.get(each.criteria_id, each.carried), now)
                 for each in selected
-            }
+            ]
         except Refused as refused:
-            self._end([], [_refusal(tasked, refused, now)])
+            self._effects.end(audit=[records.refusal(tasked.principal, request, refused, now)])
             return refused.result()
         except PortError:
-            return _internal("the data plane did not answer; nothing was refreshed")
-        try:
-            with self._store.transaction() as transaction:
-                self._record_pending(transaction)
-                for intercept in changed.values():
-                    transaction.audit(_refreshed(intercept, tasked, now))
-        except PortError:
-            return _internal("the journal could not be written; nothing was refreshed")
-        self._pending.clear()
-        running = self._running | changed
-        if changed:
-            try:
-                self._data_plane.install(list(running.values()))
-            except PortError:
-                return _internal("the data plane did not take the time-outs; the old ones run on")
-        self._running = running
-        return RefreshResult(len(changed))
-
-    # --- time ---------------------------------------------------------------------------------
-
-    def next_deadline_ns(self) -> int | None:
-        """When `expire` should be called next at the latest; None while no time-out runs.
-
-        Raises:
-            PortError: The data plane failed.
-        """
-        timed = [each for each in self._running.values() if each.timeouts.idle_s or each.timeouts.total_s]
-        if not timed:
-            return None
-        counts = self._data_plane.counts()
-        deadlines = (lifetime.deadline_ns(each, counts.get(each.criteria_id, Count())) for each in timed)
-        return min(deadline for deadline in deadlines if deadline is not None)
-
-    def expire(self, now: Now) -> list[Ended]:
-        """Ends what a time-out has ended; the data plane stopped copying on its own.
-
-        Returns:
-            What has ended. Where the data plane did not take the change it is tried again next time.
-
-        Raises:
-            PortError: The data plane failed.
-        """
-        counts = self._data_plane.counts()
-        ended = []
-        for intercept in self._running.values():
-            count = counts.get(intercept.criteria_id, Count())
-            reason = lifetime.reason_to_end(intercept, count, now.monotonic_ns)
-            if reason is not None:
-                left = lifetime.remaining(intercept, count, now.monotonic_ns)
-                ended.append(Ended(intercept, reason, left))
-        if ended or self._pending:
-            self._stop(
-                [_PendingEnd(each.intercept, "", f"time-out: {each.reason}", now.wall) for each in ended]
-            )
-        return [each for each in ended if each.intercept.criteria_id not in self._running]
-
-    # --- reading ------------------------------------------------------------------------------
+            return internal("the data plane did not answer; nothing was refreshed")
+        login = tasked.principal.login
+        audit = [records.about("refresh", each, login, now.wall, *records.times(each)) for each in changed]
+        return self._effects.change(changed, audit, now) or RefreshResult(len(changed))
 
     def _read(self, tasked: Tasked, now: Now) -> Result:
         request = tasked.request
         try:
             source = authorize.control_source(tasked.principal, request, self._policy.control_sources)
-            if isinstance(request, ListRequest):
-                return self._list(source, request, now)
+            if not isinstance(request, ListRequest):
+                return NoopResult()
+            selected = listing.select(self._running.own(source.id), request, source, self._policy)
         except Refused as refused:
-            self._end([], [_refusal(tasked, refused, now)])
+            self._effects.end(audit=[records.refusal(tasked.principal, request, refused, now)])
             return refused.result()
-        return NoopResult()
-
-    def _list(self, source: ControlSource, request: ListRequest, now: Now) -> Result:
-        selected = self._select(source, request, {})
         counts: Mapping[int, Count] = {}
         if request.stats and selected:
             try:
                 counts = self._data_plane.counts()
             except PortError:
-                return _internal("the data plane did not answer")
+                return internal("the data plane did not answer")
         return ListResult(
-            tuple(_entry(each, request, counts.get(each.criteria_id, Count()), now) for each in selected)
+            tuple(
+                listing.entry(
+                    each,
+                    request,
+                    source,
+                    count=counts.get(each.criteria_id, each.carried),
+                    bandwidth_bps=self._meter.rate_bps(each) if request.stats else 0,
+                    now=now,
+                )
+                for each in selected
+            )
         )
 
-    def _select(
-        self,
-        source: ControlSource,
-        request: DeleteRequest | RefreshRequest | ListRequest,
-        gone: Mapping[int, object],
-    ) -> list[Intercept]:
-        """The control source's own criteria that a request names, those being ended left out.
+    # --- what the operator's own people do ----------------------------------------------------
+
+    def approve(self, principal: Principal, criteria_ids: Collection[int], now: Now) -> None:
+        """Lets intercepts begin to copy that somebody else has asked for.
 
         Raises:
-            Refused: A single id, or a content destination, is not known to this control source.
+            Refused: The login may not approve, one of them does not wait for approval, he has asked for it
+                himself, or it could not be carried out.
         """
-        own = {
-            number: each
-            for number, each in self._running.items()
-            if each.csource_id == source.id and number not in gone
-        }
-        if request.criteria_ids is not None:
-            return _by_ids(own, request.criteria_ids)
-        if request.cdest_id is None:
-            return list(own.values())
-        name = request.cdest_id
-        selected = [each for each in own.values() if name in each.cdest_ids]
-        is_configured = name in self._policy.content_destinations
-        is_allowed = not source.allowed_destinations or name in source.allowed_destinations
-        if not selected and not (is_configured and is_allowed):
-            raise authorize.unknown_destination(name)
-        return selected
+        changed = [
+            replace(each, state=State.ACTIVE, approved_by=principal.login, idle_since_ns=now.monotonic_ns)
+            for each in self._waiting(principal, criteria_ids)
+        ]
+        approvals = [records.about("approve", each, principal.login, now.wall) for each in changed]
+        starts = [records.started(each, now) for each in changed]
+        _raise_if(self._effects.change(changed, [*approvals, *starts], now))
 
+    def reject(self, principal: Principal, criteria_ids: Collection[int], now: Now) -> None:
+        """Ends intercepts that wait for approval.
 
-def _by_ids(own: Mapping[int, Intercept], ids: Iterable[IdRange]) -> list[Intercept]:
-    found: dict[int, Intercept] = {}
-    unknown = []
-    for element in ids:
-        if element.single:
-            if element.first in own:
-                found[element.first] = own[element.first]
+        Raises:
+            Refused: As for `approve`.
+        """
+        waiting = self._waiting(principal, criteria_ids)
+        _raise_if(
+            self._effects.stop([End.of(each, principal.login, "not approved", now) for each in waiting])
+        )
+
+    def _waiting(self, principal: Principal, criteria_ids: Collection[int]) -> list[Intercept]:
+        if PERMISSION_APPROVE not in principal.permissions:
+            raise Refused(Status.BAD_REQUEST, "the login's class has no permission to approve")
+        found = []
+        for number in criteria_ids:
+            intercept = self._running.by_id.get(number)
+            if intercept is None or intercept.is_active:
+                raise Refused(Status.UNKNOWN_CRITERIA_ID, f"criteria {number} do not wait for approval")
+            if intercept.login == principal.login:
+                info = f"criteria {number}: nobody approves what he has asked for himself"
+                raise Refused(Status.BAD_REQUEST, info)
+            found.append(intercept)
+        return found
+
+    def clear(self, principal: Principal, criteria_ids: Collection[int], now: Now) -> None:
+        """Ends intercepts for the operator, whoever they belong to.
+
+        Raises:
+            Refused: The login may not, one of them does not exist, or it could not be carried out.
+        """
+        _may_change(principal)
+        by_id = self._running.by_id
+        for number in criteria_ids:
+            if number not in by_id:
+                raise Refused(Status.UNKNOWN_CRITERIA_ID, f"there are no criteria {number}")
+        reason = "ended by the operator"
+        _raise_if(
+            self._effects.stop([End.of(by_id[each], principal.login, reason, now) for each in criteria_ids])
+        )
+
+    def reset_sequence(self, principal: Principal, csource_id: str, now: Now) -> None:
+        """Forgets the sequence numbers of a control source: its next number may be any [DTCP §4.4.1].
+
+        Raises:
+            Refused: The login may not, there is no such control source, or the journal could not be written.
+        """
+        _may_change(principal)
+        if csource_id not in self._policy.control_sources:
+            raise Refused(Status.UNKNOWN_CONTROL_SOURCE, f"there is no control source {csource_id}")
+        try:
+            with self._store.transaction() as transaction:
+                transaction.sequence(csource_id, None)
+                transaction.audit(records.reset(csource_id, principal.login, now.wall))
+        except PortError:
+            raise Refused(
+                Status.SERVER_INTERNAL_ERROR, "the journal could not be written; nothing was changed"
+            ) from None
+
+    def apply_policy(self, policy: Policy, now: Now) -> list[Intercept]:
+        """Rules from now on; what would be refused today ends.
+
+        Returns:
+            What has ended.
+        """
+        self._policy = policy
+        refused: list[tuple[Intercept, str]] = []
+        changed: list[Intercept] = []
+        for intercept in self._running.by_id.values():
+            try:
+                source = authorize.standing(intercept, policy, self._filters)
+            except Refused as fault:
+                refused.append((intercept, f"no longer permitted: {fault.info}"))
             else:
-                unknown.append(element.first)
-        else:
-            found |= {number: each for number, each in own.items() if element.first <= number <= element.last}
-    if unknown:
-        raise Refused(
-            Status.UNKNOWN_CRITERIA_ID,
-            "no such criteria; nothing was done",
-            Parameter("Criteria-ID", ",".join(map(str, unknown))),
+                if intercept.excluded != source.excluded:
+                    changed.append(replace(intercept, excluded=source.excluded))
+        if refused:
+            self._effects.stop([End.of(each, "", reason, now) for each, reason in refused])
+        if changed:
+            detail = ("reason", "the list of exclusions has changed")
+            audit = [records.about("change", each, "", now.wall, detail) for each in changed]
+            self._effects.change(changed, audit, now)
+        return [each for each, _ in refused if each.criteria_id not in self._running]
+
+    # --- restarts -----------------------------------------------------------------------------
+
+    def restore(
+        self,
+        rows: Collection[JournalRow],
+        usage: Usage,
+        *,
+        ended_without_record: Collection[int],
+        boot_id: str,
+        now: Now,
+    ) -> None:
+        """Lets run again what an earlier run has left, as far as it is still lawful and has not run out.
+
+        A journal that cannot be written does not keep it from running: its start is on record, and what has
+        ended is recorded with the next change.
+
+        Raises:
+            PortError: The data plane failed.
+        """
+        plan = journal.restore(
+            rows,
+            usage,
+            self._policy,
+            self._filters,
+            ended_without_record=ended_without_record,
+            boot_id=boot_id,
+            now=now,
         )
-    return [found[number] for number in sorted(found)]
+        total = Counter(row.csource_id for row in rows if row.criteria_id not in ended_without_record)
+        restored = Counter(each.csource_id for each in plan.restored)
+        silent_from = max((row.written.wall for row in rows), default=now.wall)
+        if usage.until is not None:
+            silent_from = max(silent_from, usage.until.wall)
+        self._restarted = [
+            Restarted(csource_id, restored[csource_id], count, silent_from, now.wall)
+            for csource_id, count in sorted(total.items())
+        ]
+        said = [
+            records.restarted(each.csource_id, now.wall, ("restored", f"{each.restored} of {each.total}"))
+            for each in self._restarted
+        ]
+        ends = [End(row.criteria_id, row.csource_id, "", reason, now.wall) for row, reason in plan.ended]
+        if ends or said:
+            self._effects.end(ends, said)
+        self._effects.resume(plan.restored, now)
+
+    def resumed(self, now: Now) -> list[Restarted]:
+        """Records the gap that a restart has made, when it is over.
+
+        Returns:
+            What it meant for every control source that had intercepts.
+        """
+        told = [replace(each, silent_to=now.wall) for each in self._restarted]
+        self._restarted = []
+        gaps = [
+            records.restarted(
+                each.csource_id,
+                now.wall,
+                ("not copying", f"{each.silent_from.isoformat()} to {each.silent_to.isoformat()}"),
+            )
+            for each in told
+        ]
+        if gaps:
+            self._effects.end(audit=gaps)
+        return told
+
+    # --- time ---------------------------------------------------------------------------------
+
+    def next_deadline_ns(self) -> int | None:
+        """When `tick` should be called next at the latest; None while no time-out runs.
+
+        Raises:
+            PortError: The data plane failed.
+        """
+        timed = self._running.timed
+        if not timed:
+            return None
+        counts = self._data_plane.counts()
+        found = (lifetime.deadline_ns(each, counts.get(each.criteria_id, each.carried)) for each in timed)
+        return min((each for each in found if each is not None), default=None)
+
+    def tick(self, now: Now) -> list[Happening]:
+        """Ends what a time-out has ended or congestion must end; says what is to be told.
+
+        The data plane stops by itself what a time-out ends. Where it does not take a change it is tried again
+        next time.
+
+        Raises:
+            PortError: The data plane failed.
+        """
+        counts = self._data_plane.counts()
+        self._meter.sample(now.monotonic_ns, counts)
+        happened: list[Happening] = [*self._expired(counts, now), *self._congested(now)]
+        losses = self._data_plane.losses()
+        period_s = self._policy.duplicates_dropped_period_s
+        happened += self._losses.look(losses, self._running.by_id, period_s, now.monotonic_ns)
+        if self._effects.has_unwritten:
+            self._effects.end()
+        return happened
+
+    def _expired(self, counts: Mapping[int, Count], now: Now) -> list[Ended]:
+        ended = []
+        for intercept in self._running.timed:
+            count = counts.get(intercept.criteria_id, intercept.carried)
+            reason = lifetime.reason_to_end(intercept, count, now.monotonic_ns)
+            if reason is not None:
+                left = lifetime.remaining(intercept, count, now.monotonic_ns)
+                ended.append(Ended(intercept, reason, left))
+        if ended:
+            self._effects.stop(
+                [End.of(each.intercept, "", f"time-out: {each.reason}", now) for each in ended]
+            )
+        return [each for each in ended if each.intercept.criteria_id not in self._running]
+
+    def _congested(self, now: Now) -> list[Happening]:
+        running = self._running.by_id.values()
+        warnings, purges = self._congestion.look(self._policy, running, self._meter)
+        if purges:
+            # One that is sent to two congested destinations ends once.
+            ends = {each.criteria_id: End.of(each, "", f"congestion of {name}", now) for name, each in purges}
+            self._effects.stop(list(ends.values()))
+        purged: dict[tuple[str, str], list[int]] = {}
+        for name, intercept in purges:
+            if intercept.criteria_id not in self._running:
+                purged.setdefault((intercept.csource_id, name), []).append(intercept.criteria_id)
+        return [*warnings, *(Purged(*key, tuple(sorted(ids))) for key, ids in sorted(purged.items()))]
 
 
-def _entry(intercept: Intercept, request: ListRequest, count: Count, now: Now) -> ListEntry:
-    return ListEntry(
-        csource_id=intercept.csource_id,
-        csource_address=intercept.csource_address,
-        cdest_ids=intercept.cdest_ids,
-        criteria_id=intercept.criteria_id,
-        added=intercept.added,
-        static=intercept.static,
-        filter=intercept.filter if request.criteria else None,
-        timeouts=intercept.timeouts if request.criteria else None,
-        send_async=intercept.send_async and request.criteria,
-        extensions=intercept.extensions if request.criteria else (),
-        remaining=lifetime.remaining(intercept, count, now.monotonic_ns) if request.stats else None,
-        matching_packets=count.packets if request.stats else None,
-        matching_octets=count.octets if request.stats else None,
-        refreshes=intercept.refreshes if request.stats else None,
-        last_refresh=intercept.last_refresh if request.stats else None,
-    )
+def _raise_if(failure: ErrorResult | None) -> None:
+    """A change for the operator that could not be carried out is a refusal."""
+    if failure is not None:
+        raise Refused(failure.status, failure.info or "")
 
 
-def _internal(info: str) -> ErrorResult:
-    return ErrorResult(Status.SERVER_INTERNAL_ERROR, info=info)
-
-
-def _asked(intercept: Intercept) -> tuple[tuple[str, str], ...]:
-    """What was asked for, as the audit log keeps it."""
-    filters = (
-        (name, value)
-        for field, name in FILTER_NAMES.items()
-        if (value := getattr(intercept.filter, field)) is not None
-    )
-    deliveries = (
-        (
-            "delivery",
-            f"{name} {each.address} {each.port} from {each.source_address} {each.source_port}",
-        )
-        for name, each in zip(intercept.cdest_ids, intercept.deliveries, strict=True)
-    )
-    return (*filters, *deliveries, *_times(intercept), ("address", str(intercept.csource_address)))
-
-
-def _times(intercept: Intercept) -> tuple[tuple[str, str], ...]:
-    return tuple(
-        (name, str(value))
-        for name in ("idle_s", "total_s", "packets", "octets")
-        if (value := getattr(intercept.timeouts, name)) is not None
-    )
-
-
-def _started(intercept: Intercept, now: Now) -> AuditRecord:
-    return AuditRecord(
-        when=now.wall,
-        event="start",
-        login=intercept.login,
-        csource_id=intercept.csource_id,
-        criteria_id=intercept.criteria_id,
-        detail=_asked(intercept),
-    )
-
-
-def _refreshed(intercept: Intercept, tasked: Tasked, now: Now) -> AuditRecord:
-    return AuditRecord(
-        when=now.wall,
-        event="refresh",
-        login=tasked.principal.login,
-        csource_id=intercept.csource_id,
-        criteria_id=intercept.criteria_id,
-        detail=_times(intercept),
-    )
-
-
-def _refusal(tasked: Tasked, refused: Refused, now: Now) -> AuditRecord:
-    return AuditRecord(
-        when=now.wall,
-        event="refuse",
-        login=tasked.principal.login,
-        csource_id=tasked.request.csource_id,
-        criteria_id=None,
-        detail=(
-            ("request", _METHODS[type(tasked.request)]),
-            ("status", str(refused.status.value)),
-            ("reason", refused.info),
-            ("address", str(tasked.principal.address)),
-        ),
-    )
+def _may_change(principal: Principal) -> None:
+    if PERMISSION_CHANGE not in principal.permissions:
+        raise Refused(Status.BAD_REQUEST, "the login's class has no permission to change the tap")

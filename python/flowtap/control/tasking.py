@@ -3,33 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from flowtap.control import authorize
 from flowtap.control.authorize import Refused
-from flowtap.control.model import Intercept
-from flowtap.control.ports import FilterFault
+from flowtap.control.model import Intercept, State
 from flowtap.dtcp.messages import Parameter, Timeouts
 from flowtap.dtcp.status import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from flowtap.control.model import ContentDestination, ControlSource, Count, Now, Principal
-    from flowtap.control.ports import FilterCheck
+    from flowtap.control.model import ControlSource, Count, Now, Policy, Principal
+    from flowtap.control.ports import Filters
     from flowtap.dtcp.messages import AddRequest, Delivery, RefreshRequest
 
-__all__ = ["FILTER_NAMES", "make_intercept", "refreshed"]
-
-FILTER_NAMES: Final = {
-    "source": "Source-Address",
-    "destination": "Dest-Address",
-    "protocol": "Protocol",
-    "source_port": "Source-Port",
-    "destination_port": "Dest-Port",
-    "icmp_type": "ICMP-Type",
-    "icmp_code": "ICMP-Code",
-}
+__all__ = ["make_intercept", "refreshed"]
 
 
 def make_intercept(
@@ -37,8 +24,8 @@ def make_intercept(
     principal: Principal,
     source: ControlSource,
     *,
-    destinations: Mapping[str, ContentDestination],
-    check: FilterCheck,
+    policy: Policy,
+    filters: Filters,
     criteria_id: int,
     now: Now,
 ) -> Intercept:
@@ -47,15 +34,11 @@ def make_intercept(
     Raises:
         Refused: It cannot be, or policy is against it.
     """
-    authorize.destination_names(source, request)
-    resolved = [_destination(request, at, destinations) for at in range(len(request.cdest_ids))]
+    authorize.destination_names(source, request.cdest_ids)
+    resolved = [_destination(request, at, policy) for at in range(len(request.cdest_ids))]
     timeouts = authorize.lifetime(source, request)
-    try:
-        check(request.filter)
-    except FilterFault as fault:
-        status = Status.BAD_REQUEST if fault.is_syntax else Status.IMPROPER_FILTER
-        parameter = Parameter(FILTER_NAMES[fault.field], fault.value)
-        raise Refused(status, fault.info, parameter) from None
+    order, order_end_ns = authorize.order(source, request, now)
+    authorize.filter_reach(source, request.filter, filters)
     return Intercept(
         criteria_id=criteria_id,
         csource_id=source.id,
@@ -74,6 +57,10 @@ def make_intercept(
         total_since_ns=now.monotonic_ns,
         idle_since_ns=now.monotonic_ns,
         last_refresh=now.wall,
+        excluded=source.excluded,
+        order=order,
+        order_end_ns=order_end_ns,
+        state=State.PENDING if source.needs_approval else State.ACTIVE,
     )
 
 
@@ -83,7 +70,7 @@ def refreshed(
     """The intercept with the time-outs that a REFRESH names; the others run on [DTCP §5.8].
 
     A static intercept counts as refreshed and stays without time-outs: REFRESH can neither make nor
-    unmake it.
+    unmake it. The end of an order is not touched.
 
     Raises:
         Refused: The lifetime asked for is longer than policy allows.
@@ -111,19 +98,18 @@ def refreshed(
     return replace(changed, timeouts=timeouts)
 
 
-def _destination(
-    request: AddRequest, at: int, destinations: Mapping[str, ContentDestination]
-) -> tuple[Delivery, bool]:
+def _destination(request: AddRequest, at: int, policy: Policy) -> tuple[Delivery, bool]:
     """The outer header for one content destination, and what happens to copies that are too long.
 
     A configured destination cannot be moved by tasking: other delivery parameters are an error.
     """
     name = request.cdest_ids[at]
-    configured = destinations.get(name)
+    configured = policy.content_destinations.get(name)
     tasked = request.deliveries[at] if request.deliveries else None
     if configured is None:
         if tasked is None:
             raise authorize.unknown_destination(name)
+        authorize.outer_source(policy, tasked)
         return tasked, False
     if tasked is not None and tasked != configured.delivery:
         raise Refused(

@@ -104,11 +104,14 @@ class Rejected:
         status: The code to log.
         reason: Why, without anything of the message's content.
         seq: The sequence number where it could be read; nobody vouches for it.
+        csource_id: The control source that it names, where there is one of that name; nobody vouches for it
+            either.
     """
 
     status: Status
     reason: str
     seq: str | None = None
+    csource_id: str | None = None
 
 
 Event = RequestReceived | RequestRefused | Rejected
@@ -226,7 +229,7 @@ def read_request(
     step = SequenceStep.FIRST if window is None else window.accept(int(envelope.seq))
     if step is None:
         reason = "the sequence number was used before or is too far away"
-        return Rejected(Status.INVALID_SEQUENCE_NUMBER, reason, envelope.seq)
+        return Rejected(Status.INVALID_SEQUENCE_NUMBER, reason, envelope.seq, envelope.csource_id)
     highest = None if window is None else window.highest
     rolled_over = step is SequenceStep.ROLLED_OVER
     try:
@@ -249,7 +252,8 @@ def _unauthentic(
         reason = "the Csource-ID is not the login's name"
         return Rejected(Status.UNKNOWN_CONTROL_SOURCE, reason, envelope.seq)
     if not authentication.authenticate(text, given, key):
-        return Rejected(Status.INVALID_AUTHENTICATION, "the digest does not fit the text", envelope.seq)
+        reason = "the digest does not fit the text"
+        return Rejected(Status.INVALID_AUTHENTICATION, reason, envelope.seq, envelope.csource_id)
     return None
 
 

@@ -6,17 +6,19 @@ from one place must not cost more than looking at its address.
 
 from __future__ import annotations
 
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 __all__ = ["Admission", "Ticket"]
 
-MINUTE_S = 60.0
+MINUTE_S: Final = 60.0
+PREFIXES_MAX: Final = 65_536
+"""Prefixes whose attempts are remembered; the one that was silent longest is forgotten for a new one."""
 
 
 @dataclass(eq=False, slots=True)
@@ -25,11 +27,13 @@ class Ticket:
 
     Attributes:
         prefix: Where it comes from: the address in IPv4, the /64 in IPv6.
+        family: 4 or 6.
         close: Ends the connection.
         is_authenticated: Whether it has left the pool of those that have not.
     """
 
     prefix: str
+    family: int
     close: Callable[[], None]
     is_authenticated: bool = False
 
@@ -37,8 +41,11 @@ class Ticket:
 class Admission:
     """Bounds of one service.
 
+    IPv4 and IPv6 have connection limits of their own; attempts are counted by prefix, and so by family as
+    well.
+
     Args:
-        connection_limit: Most authenticated connections.
+        connection_limit: Most authenticated connections of a family.
         rate_limit: Most attempts in a minute from one prefix.
         pool: Most connections that have not logged in.
         pool_per_prefix: The same from one prefix.
@@ -53,8 +60,10 @@ class Admission:
         self._pool_per_prefix = pool_per_prefix
         # Insertion order is the order of arrival.
         self._waiting: dict[Ticket, None] = {}
+        self._waiting_from: Counter[str] = Counter()
         self._authenticated: set[Ticket] = set()
-        self._attempts: dict[str, deque[float]] = {}
+        # The prefix whose last attempt is the oldest comes first.
+        self._attempts: OrderedDict[str, deque[float]] = OrderedDict()
 
     def admit(
         self, address: IPv4Address | IPv6Address, now_s: float, close: Callable[[], None]
@@ -69,24 +78,30 @@ class Admission:
         Returns:
             A ticket, or why there is none.
         """
+        address = _bare(address)
         prefix = _prefix(address)
         self._forget(now_s)
         attempts = self._attempts.setdefault(prefix, deque())
+        while attempts and now_s - attempts[0] > MINUTE_S:
+            attempts.popleft()
         if len(attempts) >= self._rate_limit:
             return f"more than {self._rate_limit} attempts in a minute"
         attempts.append(now_s)
-        if sum(ticket.prefix == prefix for ticket in self._waiting) >= self._pool_per_prefix:
+        self._attempts.move_to_end(prefix)
+        if self._waiting_from[prefix] >= self._pool_per_prefix:
             return f"more than {self._pool_per_prefix} connections that have not logged in"
         if len(self._waiting) >= self._pool:
             self._evict()
-        ticket = Ticket(prefix, close)
+        ticket = Ticket(prefix, address.version, close)
         self._waiting[ticket] = None
+        self._waiting_from[prefix] += 1
         return ticket
 
     def authenticated(self, ticket: Ticket) -> bool:
         """Moves a connection that has logged in; False where there are too many of them."""
-        self._waiting.pop(ticket, None)
-        if len(self._authenticated) >= self._connection_limit:
+        self._leave(ticket)
+        family = sum(each.family == ticket.family for each in self._authenticated)
+        if family >= self._connection_limit:
             return False
         ticket.is_authenticated = True
         self._authenticated.add(ticket)
@@ -94,27 +109,37 @@ class Admission:
 
     def release(self, ticket: Ticket) -> None:
         """Takes a connection's place back when it has ended."""
-        self._waiting.pop(ticket, None)
+        self._leave(ticket)
         self._authenticated.discard(ticket)
 
+    def _leave(self, ticket: Ticket) -> None:
+        """Takes a connection out of the pool of those that have not logged in."""
+        if ticket in self._waiting:
+            del self._waiting[ticket]
+            self._waiting_from[ticket.prefix] -= 1
+            if not self._waiting_from[ticket.prefix]:
+                del self._waiting_from[ticket.prefix]
+
     def _forget(self, now_s: float) -> None:
-        """Lets go of attempts older than a minute, and so of prefixes that are quiet."""
-        for prefix in list(self._attempts):
-            attempts = self._attempts[prefix]
-            while attempts and now_s - attempts[0] > MINUTE_S:
-                attempts.popleft()
-            if not attempts:
-                del self._attempts[prefix]
+        """Lets go of prefixes that were quiet for a minute, and of the quietest where there are too many."""
+        while self._attempts:
+            prefix, attempts = next(iter(self._attempts.items()))
+            if attempts and now_s - attempts[-1] <= MINUTE_S and len(self._attempts) < PREFIXES_MAX:
+                break
+            del self._attempts[prefix]
 
     def _evict(self) -> None:
         """Ends the oldest waiting connection of the prefix that has most of them."""
-        busiest = Counter(ticket.prefix for ticket in self._waiting).most_common(1)[0][0]
+        busiest = self._waiting_from.most_common(1)[0][0]
         oldest = next(ticket for ticket in self._waiting if ticket.prefix == busiest)
-        del self._waiting[oldest]
+        self._leave(oldest)
         oldest.close()
 
 
+def _bare(address: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    """The IPv4 address that an IPv6 socket shows in its own way, or the address itself."""
+    return getattr(address, "ipv4_mapped", None) or address
+
+
 def _prefix(address: IPv4Address | IPv6Address) -> str:
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is None:
-        return str(ip_network((address, 64), strict=False))
-    return str(address)
+    return str(ip_network((address, 64), strict=False)) if isinstance(address, IPv6Address) else str(address)

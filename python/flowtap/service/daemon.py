@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import asyncssh
@@ -13,76 +12,35 @@ import asyncssh
 from flowtap import FilterTable, Tap
 from flowtap.config import LoadedConfiguration, load, read_secret
 from flowtap.config.schema import endpoint
-from flowtap.control import ContentDestination, ControlPlane, ControlSource, Policy
-from flowtap.dtcp import Delivery, Dialect, Parameter, Status, Version
-from flowtap.errors import ConfigurationError
+from flowtap.control import ControlPlane, PortError
+from flowtap.dtcp import Dialect
+from flowtap.errors import ConfigurationError, DataPlaneError
 from flowtap.service import clock
 from flowtap.service.admission import Admission
-from flowtap.service.dataplane import TapDataPlane, check_filter
+from flowtap.service.dataplane import TapDataPlane
+from flowtap.service.filters import read_filter
 from flowtap.service.logins import Logins
-from flowtap.service.notify import Notifier, Recipient
+from flowtap.service.notify import Notifier
+from flowtap.service.policy import policy, recipients, strict_sources
 from flowtap.service.sequences import SequenceState, StrictOnly
-from flowtap.service.show import ShowService, stats_value
+from flowtap.service.show import ShowService
 from flowtap.service.ssh import SshService
 from flowtap.service.store import SqlStore
 from flowtap.service.tasking import TaskingLoop
 from flowtap.service.udp import UdpService
+from flowtap.service.usage import read_usage, usage_paths
+from flowtap.service.views import Views, may_view
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
     from pathlib import Path
 
     from flowtap import Stats
+    from flowtap.control import Principal
 
 __all__ = ["Daemon", "check", "serve"]
 
 _LOG = logging.getLogger(__name__)
-
-
-def _policy(configuration: LoadedConfiguration) -> Policy:
-    values = configuration.values
-    return Policy(
-        control_sources={
-            name: ControlSource(
-                id=name,
-                allowed_destinations=frozenset(source.allowed_destinations),
-                max_criteria=source.max_criteria,
-                max_lifetime_s=source.max_lifetime_s,
-            )
-            for name, source in values.control_source.items()
-        },
-        content_destinations={
-            name: ContentDestination(
-                id=name,
-                delivery=Delivery(
-                    section.address,
-                    section.port,
-                    section.source_address,
-                    section.source_port,
-                    section.ttl,
-                ),
-                refuse_oversize=section.oversize == "refuse",
-            )
-            for name, section in values.content_destination.items()
-        },
-    )
-
-
-def _recipients(configuration: LoadedConfiguration) -> dict[str, Recipient]:
-    recipients = {}
-    for name, source in configuration.values.control_source.items():
-        version = None
-        if source.notification_version is not None:
-            major, _, minor = source.notification_version.partition(".")
-            version = Version(int(major), int(minor))
-        targets = tuple(endpoint(text) for text in source.notification_targets)
-        recipients[name] = Recipient(targets, version)
-    return recipients
-
-
-def _strict(configuration: LoadedConfiguration) -> frozenset[str]:
-    sources = configuration.values.control_source.items()
-    return frozenset(name for name, source in sources if source.sequence == "strict")
 
 
 def _host_key(configuration: LoadedConfiguration) -> asyncssh.SSHKey:
@@ -138,9 +96,14 @@ class Daemon:
         host_key = _host_key(configuration)
         logins = Logins(configuration)
         self.name = values.element.name
-        self._store = SqlStore(configuration.locate(values.store.path))
-        self._notifier = Notifier(_recipients(configuration), logins)
-        self._end_what_ran()
+        self._store_path = configuration.locate(values.store.path)
+        anchor = values.audit.anchor_file
+        self._store = SqlStore(
+            self._store_path,
+            journal=values.store.journal,
+            anchor=None if anchor is None else configuration.locate(anchor),
+        )
+        self._notifier = Notifier(recipients(values), logins)
         self._tap = Tap.replay(
             files,
             FilterTable.compile([]),
@@ -149,13 +112,13 @@ class Daemon:
             wait_for_criteria=replay.wait_for_criteria if replay is not None else False,
         )
         data_plane = TapDataPlane(self._tap)
-        control = ControlPlane(
-            policy=_policy(configuration),
+        self._control = ControlPlane(
+            policy=policy(values),
             store=self._store,
             data_plane=data_plane,
-            check=check_filter,
+            filters=read_filter,
         )
-        self._tasking = TaskingLoop(control, self._notifier)
+        self._tasking = TaskingLoop(self._control, self._notifier)
         sequences = SequenceState(self._store.sequences())
         ssh = values.dtcp.ssh
         self._ssh = SshService(
@@ -164,7 +127,7 @@ class Daemon:
             logins=logins,
             admission=Admission(connection_limit=ssh.connection_limit, rate_limit=ssh.rate_limit),
             tasking=self._tasking,
-            sequences=StrictOnly(sequences, _strict(configuration)),
+            sequences=StrictOnly(sequences, strict_sources(values)),
             dialect=Dialect(ssh.dialect),
         )
         self._udp = UdpService(
@@ -173,9 +136,24 @@ class Daemon:
             sequences=sequences,
             tasking=self._tasking,
         )
+        views = Views(self._control, self._tasking, data_plane, sequences)
         self._show = ShowService(
             configuration.locate(values.show.socket),
-            {"stats": lambda: self._stats(data_plane.stats), "status": self._status},
+            logins,
+            {
+                "content-destinations": views.content_destinations,
+                "control-sources": views.control_sources,
+                "intercepts": views.intercepts,
+                "sessions": self._sessions,
+                "stats": self._with_name(views.stats),
+                "status": self._status,
+            },
+            {
+                "approve": views.approve,
+                "reject": views.reject,
+                "clear criteria": views.clear_criteria,
+                "clear sequence-number": views.clear_sequence,
+            },
         )
 
     @property
@@ -183,10 +161,20 @@ class Daemon:
         """Where DTCP over SSH listens."""
         return self._ssh.addresses
 
-    def _stats(self, stats: Callable[[], Stats]) -> dict[str, Any]:
-        return {"name": self.name, **stats_value(stats())}
+    def _with_name(
+        self, view: Callable[[Principal], Awaitable[dict[str, Any]]]
+    ) -> Callable[[Principal], Awaitable[dict[str, Any]]]:
+        async def named(principal: Principal) -> dict[str, Any]:
+            return {"name": self.name, **await view(principal)}
 
-    def _status(self) -> dict[str, Any]:
+        return named
+
+    async def _sessions(self, principal: Principal) -> dict[str, Any]:
+        may_view(principal)
+        return {"sessions": self._ssh.session_values()}
+
+    async def _status(self, principal: Principal) -> dict[str, Any]:
+        may_view(principal)
         return {
             "name": self.name,
             "ssh": [f"{address}:{port}" for address, port in self.addresses],
@@ -208,6 +196,7 @@ class Daemon:
         loop.add_signal_handler(signal.SIGUSR1, self._log_counters)
         loop.add_signal_handler(signal.SIGHUP, self._begin_reload)
         self._tap.start()
+        await self._restore()
         tasks = [
             asyncio.create_task(self._tasking.run()),
             asyncio.create_task(self._ssh.run()),
@@ -232,16 +221,26 @@ class Daemon:
             self._store.close()
         return stats
 
-    def _end_what_ran(self) -> None:
-        """Records the end of what an earlier run left, and tells every control source that had some."""
-        lost = Counter(row.csource_id for row in self._store.running())
-        now = clock.now().wall
-        left = self._store.end_all(now, "restart")
-        if left:
-            _LOG.warning("%d criteria of an earlier run have ended with it; they must be added again", left)
-        for csource_id, count in lost.items():
-            info = Parameter("Alert-Info", f"restarted; 0 of {count} criteria restored")
-            self._notifier.notify(csource_id, Status.SERVER_RESTART, (info,), now)
+    async def _restore(self) -> None:
+        """Goes on with what an earlier run has left, and tells every control source that had something."""
+        rows = self._store.running()
+        if not rows:
+            return
+        usage = read_usage(usage_paths(self._store_path))
+        try:
+            await self._tasking.act(
+                self._control.restore,
+                rows,
+                usage,
+                ended_without_record=self._store.ended_without_record,
+                boot_id=clock.boot_id(),
+                now=clock.now(),
+            )
+        except PortError as error:
+            raise DataPlaneError(f"what an earlier run has left cannot go on: {error}") from None
+        now = clock.now()
+        for each in await self._tasking.act(self._control.resumed, now):
+            self._tasking.tell(each, now)
 
     def _begin_reload(self) -> None:
         self._reloading = asyncio.create_task(self._reload())
@@ -254,9 +253,12 @@ class Daemon:
         except ConfigurationError as error:
             _LOG.error("not reloaded: %s", error)
             return
-        self._ssh.logins = self._udp.logins = logins
-        self._notifier.apply(_recipients(configuration), logins)
-        await self._tasking.apply_policy(_policy(configuration))
+        self._ssh.apply(logins)
+        self._udp.logins = self._show.logins = logins
+        self._notifier.apply(recipients(configuration.values), logins)
+        ended = await self._tasking.act(self._control.apply_policy, policy(configuration.values), clock.now())
+        for each in ended:
+            _LOG.warning("criteria %d of %s ended: no longer permitted", each.criteria_id, each.csource_id)
         _LOG.info("reloaded %s; sources and listening addresses change with a restart", self._path)
 
     def _log_counters(self) -> None:

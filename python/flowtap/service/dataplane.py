@@ -2,88 +2,87 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypedDict
 
-from flowtap import ContentDestination, Criteria, CriteriaError, DataPlaneError, FilterTable
-from flowtap.control.model import Count
-from flowtap.control.ports import FilterFault, PortError
+from flowtap import ContentDestination, Criteria, DataPlaneError, FilterTable
+from flowtap.control import lifetime
+from flowtap.control.authorize import minimised
+from flowtap.control.model import NANOSECONDS, Count
+from flowtap.control.ports import PortError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection
 
     from flowtap import Stats, Tap
     from flowtap.control.model import Intercept
-    from flowtap.dtcp import Delivery, FilterText
+    from flowtap.dtcp import Delivery
 
-__all__ = ["TapDataPlane", "check_filter"]
+__all__ = ["LostCopies", "TapDataPlane"]
 
-_COUNTER_MAX = 2**64 - 1
+_COUNTER_MAX: Final = 2**64 - 1
+_NOTHING: Final = Count()
 _Outer = tuple[str, "Delivery", bool]
-
-
-def check_filter(text: FilterText) -> None:
-    """Whether a filter can be compiled.
-
-    Raises:
-        FilterFault: It cannot.
-    """
-    try:
-        _criteria(0, text, (), None)
-    except CriteriaError as error:
-        raise FilterFault(error.field, error.value, str(error), is_syntax=error.syntax) from None
-
-
-def _criteria(
-    criteria_id: int, text: FilterText, deliver_to: Collection[str], intercept: Intercept | None
-) -> Criteria:
-    return Criteria(
-        criteria_id,
-        source=text.source,
-        destination=text.destination,
-        protocol=text.protocol,
-        source_port=text.source_port,
-        destination_port=text.destination_port,
-        icmp_type=text.icmp_type,
-        icmp_code=text.icmp_code,
-        deliver_to=list(deliver_to),
-        **(_NO_END if intercept is None else _lifetime(intercept)),
-    )
 
 
 class _Lifetime(TypedDict):
     timeout_idle_s: int | None
-    timeout_total_s: int | None
+    timeout_total_s: float | None
     timeout_packets: int | None
     timeout_octets: int | None
     total_since_ns: int | None
     idle_since_ns: int | None
 
 
-_NO_END = _Lifetime(
-    timeout_idle_s=None,
-    timeout_total_s=None,
-    timeout_packets=None,
-    timeout_octets=None,
-    total_since_ns=None,
-    idle_since_ns=None,
-)
-
-
 def _lifetime(intercept: Intercept) -> _Lifetime:
     """What ends it, as the engine counts: budgets from the criterion's beginning, a zero is none."""
     times = intercept.timeouts
+    end_ns = lifetime.end_ns(intercept)
 
     def budget(limit: int | None, base: int) -> int | None:
         return min(base + limit, _COUNTER_MAX) if limit else None
 
     return _Lifetime(
         timeout_idle_s=times.idle_s or None,
-        timeout_total_s=times.total_s or None,
-        timeout_packets=budget(times.packets, intercept.packets_base),
-        timeout_octets=budget(times.octets, intercept.octets_base),
-        total_since_ns=intercept.total_since_ns,
-        idle_since_ns=intercept.idle_since_ns,
+        # From the beginning of the clock, so that what began in an earlier boot can be said as well.
+        timeout_total_s=None if end_ns is None else max(end_ns, 0) / NANOSECONDS,
+        timeout_packets=budget(times.packets, intercept.packets_base - intercept.carried.packets),
+        timeout_octets=budget(times.octets, intercept.octets_base - intercept.carried.octets),
+        total_since_ns=0,
+        idle_since_ns=max(intercept.idle_since_ns, 0),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class LostCopies:
+    """Copies of one criterion for one content destination that were not sent."""
+
+    criteria_id: int
+    cdest_id: str
+    packets: int
+    octets: int
+
+
+class _Counts(Mapping[int, Count]):
+    """The counts of one moment, converted when they are asked for."""
+
+    def __init__(self, stats: Stats, carried: Mapping[int, Count]) -> None:
+        self._stats = stats
+        self._carried = carried
+
+    def __getitem__(self, criteria_id: int) -> Count:
+        each = self._stats.criterion(criteria_id)
+        if each is None:
+            raise KeyError(criteria_id)
+        before = self._carried.get(criteria_id, _NOTHING)
+        return Count(before.packets + each.packets, before.octets + each.octets, each.last_match_ns)
+
+    def __iter__(self) -> Iterator[int]:
+        return (each.id for each in self._stats.criteria)
+
+    def __len__(self) -> int:
+        return len(self._stats.criteria)
 
 
 class TapDataPlane:
@@ -96,58 +95,59 @@ class TapDataPlane:
     def __init__(self, tap: Tap) -> None:
         self._tap = tap
         self._labels: dict[_Outer, str] = {}
-        # Compiled filters of the active intercepts; an intercept that was refreshed is another value.
-        self._compiled: dict[int, tuple[Intercept, Criteria]] = {}
+        self._active: dict[int, tuple[Intercept, Criteria]] = {}
+        # Ids are never used again, so that what was carried stays true for counts of any moment.
+        self._carried: dict[int, Count] = {}
 
-    def install(self, intercepts: Collection[Intercept]) -> None:
-        """Makes exactly these intercepts the active ones.
+    def change(self, start: Collection[Intercept], stop: Collection[int]) -> None:
+        """Lets intercepts begin, or go on as they are now, and others end.
 
         Raises:
             PortError: The tap failed.
         """
-        outers = {outer: self._label(outer) for each in intercepts for outer in _outers(each)}
-        compiled = {each.criteria_id: (each, self._compile(each, outers)) for each in intercepts}
+        stopping = set(stop)
+        active = {number: each for number, each in self._active.items() if number not in stopping}
+        labels = self._used(each for each, _ in active.values())
+        for each in start:
+            for outer in _outers(each):
+                labels.setdefault(outer, _label(outer, labels))
+            active[each.criteria_id] = (each, _criteria(each, labels))
         try:
             table = FilterTable.compile(
-                [criteria for _, criteria in compiled.values()],
-                {label: _destination(outer) for outer, label in outers.items()},
+                [criteria for _, criteria in active.values()],
+                {label: _destination(outer) for outer, label in labels.items()},
             )
             self._tap.install(table)
         except (DataPlaneError, ValueError) as error:
             raise PortError(str(error)) from None
-        self._compiled = compiled
-        self._labels = outers
+        self._active, self._labels = active, labels
+        self._carried.update({each.criteria_id: each.carried for each in start if each.carried.packets})
 
-    def _compile(self, intercept: Intercept, labels: Mapping[_Outer, str]) -> Criteria:
-        known = self._compiled.get(intercept.criteria_id)
-        if known is not None and known[0] is intercept:
-            return known[1]
-        deliver_to = [labels[outer] for outer in dict.fromkeys(_outers(intercept))]
-        return _criteria(intercept.criteria_id, intercept.filter, deliver_to, intercept)
-
-    def _label(self, outer: _Outer) -> str:
-        """The content destination's name, with a number where one name stands for several outer headers."""
-        known = self._labels.get(outer)
-        if known is not None:
-            return known
-        used = set(self._labels.values())
-        name = outer[0]
-        number = 1
-        while name in used:
-            number += 1
-            name = f"{outer[0]}#{number}"
-        self._labels[outer] = name
-        return name
+    def _used(self, intercepts: Iterator[Intercept]) -> dict[_Outer, str]:
+        """The labels that are still in use."""
+        used = {outer for each in intercepts for outer in _outers(each)}
+        return {outer: label for outer, label in self._labels.items() if outer in used}
 
     def counts(self) -> Mapping[int, Count]:
-        """What was counted, by criteria id.
+        """What was counted since the intercepts were added, by criteria id.
 
         Raises:
             PortError: The tap failed.
         """
-        return {
-            each.id: Count(each.packets, each.octets, each.last_match_ns) for each in self.stats().criteria
-        }
+        return _Counts(self.stats(), self._carried)
+
+    def losses(self) -> list[LostCopies]:
+        """What was lost of the intercepts that run.
+
+        Raises:
+            PortError: The tap failed.
+        """
+        names = {label: outer[0] for outer, label in self._labels.items()}
+        return [
+            LostCopies(criteria_id, names.get(each.id, each.id), packets, octets)
+            for each in self.stats().destinations
+            for criteria_id, packets, octets in each.lost
+        ]
 
     def stats(self) -> Stats:
         """The tap's account.
@@ -159,6 +159,33 @@ class TapDataPlane:
             return self._tap.stats()
         except DataPlaneError as error:
             raise PortError(str(error)) from None
+
+
+def _criteria(intercept: Intercept, labels: Mapping[_Outer, str]) -> Criteria:
+    text = minimised(intercept.filter, intercept.excluded)
+    return Criteria(
+        intercept.criteria_id,
+        source=text.source,
+        destination=text.destination,
+        protocol=text.protocol,
+        source_port=text.source_port,
+        destination_port=text.destination_port,
+        icmp_type=text.icmp_type,
+        icmp_code=text.icmp_code,
+        deliver_to=[labels[outer] for outer in dict.fromkeys(_outers(intercept))],
+        **_lifetime(intercept),
+    )
+
+
+def _label(outer: _Outer, labels: Mapping[_Outer, str]) -> str:
+    """The content destination's name, with a number where one name stands for several outer headers."""
+    used = set(labels.values())
+    name = outer[0]
+    number = 1
+    while name in used:
+        number += 1
+        name = f"{outer[0]}#{number}"
+    return name
 
 
 def _outers(intercept: Intercept) -> list[_Outer]:

@@ -11,10 +11,14 @@ import argon2
 import asyncssh
 
 from flowtap.config import read_secret
+from flowtap.control import PERMISSION_CHANGE, PERMISSION_VIEW
 from flowtap.dtcp import Key
 from flowtap.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+
     from flowtap.config import LoadedConfiguration
 
 __all__ = ["Login", "Logins", "hash_password"]
@@ -23,6 +27,8 @@ FIXED_KEY = Key(b"Juniper")
 """The key of the vendor's clients over SSH: the login authorises, the digest only guards the text."""
 
 _HASHER = argon2.PasswordHasher()
+_ALL = frozenset({PERMISSION_VIEW, PERMISSION_CHANGE})
+"""What ``all`` stands for: never to task, never to approve."""
 
 
 def hash_password(password: str) -> str:
@@ -36,12 +42,14 @@ class Login:
 
     Attributes:
         name: The login's name.
+        uid: The local user who is it, for the local socket; None where there is none.
         permissions: Those of its class.
         password_hash: Argon2, None where there is no password.
         authorized_keys: Public keys that may log in, None where there are none.
     """
 
     name: str
+    uid: int | None
     permissions: frozenset[str]
     password_hash: str | None
     authorized_keys: asyncssh.SSHAuthorizedKeys | None
@@ -57,12 +65,25 @@ class Logins:
     def __init__(self, configuration: LoadedConfiguration) -> None:
         self._logins = {name: _login(configuration, name) for name in configuration.values.login.user}
         self._keys = {name: _key(configuration, name) for name in configuration.values.control_source}
+        self._addresses = {
+            name: tuple(source.addresses) for name, source in configuration.values.control_source.items()
+        }
+        self._uids = {login.uid: login for login in self._logins.values() if login.uid is not None}
         # Somebody unknown must not be told apart by the time that a refusal takes.
         self._nobody = hash_password(secrets.token_hex(16))
 
     def get(self, name: str) -> Login | None:
         """The user of that name."""
         return self._logins.get(name)
+
+    def of_uid(self, uid: int) -> Login | None:
+        """The user who is that local user."""
+        return self._uids.get(uid)
+
+    def may_come_from(self, csource_id: str, address: IPv4Address | IPv6Address) -> bool:
+        """Whether a control source is expected at an address; anywhere by default [DTCP §3.1]."""
+        networks: Iterable[IPv4Network | IPv6Network] = self._addresses.get(csource_id, ())
+        return not networks or any(address in network for network in networks)
 
     def key_for(self, csource_id: str) -> Key | None:
         """The DTCP secret of a control source; None where there is none."""
@@ -110,8 +131,10 @@ def _login(configuration: LoadedConfiguration, name: str) -> Login:
             raise ConfigurationError(f"{key}: {path}: cannot be read: {error.strerror}", key=key) from None
         except ValueError:
             raise ConfigurationError(f"{key}: {path}: is no authorized_keys file", key=key) from None
-    permissions = configuration.values.login.classes[user.login_class].permissions
-    return Login(name, frozenset(permissions), password_hash, authorized_keys)
+    permissions = frozenset[str](configuration.values.login.classes[user.login_class].permissions)
+    if "all" in permissions:
+        permissions = permissions - {"all"} | _ALL
+    return Login(name, user.uid, permissions, password_hash, authorized_keys)
 
 
 def _key(configuration: LoadedConfiguration, name: str) -> Key:

@@ -26,6 +26,15 @@ class SequenceState:
         """The numbers of a control source."""
         return self._windows.setdefault(csource_id, SequenceWindow())
 
+    def highest(self, csource_id: str) -> int | None:
+        """The highest number of a control source; None where it has used none."""
+        window = self._windows.get(csource_id)
+        return None if window is None else window.highest
+
+    def forget(self, csource_id: str) -> None:
+        """Lets the next number of a control source be any."""
+        self._windows.pop(csource_id, None)
+
 
 class StrictOnly:
     """The same windows for SSH, where most control sources only have their numbers repeated.

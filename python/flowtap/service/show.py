@@ -1,4 +1,8 @@
-"""The local socket: one JSON object a line asks, one answers. No addresses of subjects leave through it."""
+"""The local socket: one JSON object a line asks, one answers.
+
+The kernel says which user asks. He is the login whose ``uid`` he has; root and the tap's own user, who could
+look anyway, may see accounts and change the tap, but see no filter either.
+"""
 
 from __future__ import annotations
 
@@ -7,69 +11,53 @@ import json
 import logging
 import os
 import socket
-from typing import TYPE_CHECKING, Any
+import struct
+from ipaddress import ip_address
+from typing import TYPE_CHECKING, Any, Final
 
-from flowtap.control import PortError
+from flowtap.control import PERMISSION_CHANGE, PERMISSION_VIEW, PortError, Principal, Refused
 from flowtap.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Mapping
     from pathlib import Path
 
-    from flowtap import Stats
+    from flowtap.service.logins import Logins
 
-__all__ = ["ShowService", "stats_value"]
+__all__ = ["ShowService"]
 
 _LOG = logging.getLogger(__name__)
 
-QUESTION_OCTETS = 4096
-
-
-def stats_value(stats: Stats) -> dict[str, Any]:
-    """An account as plain values."""
-    return {
-        "frames": stats.frames,
-        "octets": stats.octets,
-        "undecodable": stats.undecodable,
-        "own": stats.own,
-        "matched": stats.matched,
-        "wanted": stats.wanted,
-        "copied": stats.copied,
-        "refused": stats.refused,
-        "exported": stats.exported,
-        "in_queue": stats.in_queue,
-        "dropped": stats.dropped,
-        "generation": stats.generation,
-        "criteria": [
-            {"id": each.id, "packets": each.packets, "octets": each.octets, "copies": each.copies}
-            for each in stats.criteria
-        ],
-        "content_destinations": [
-            {
-                "id": each.id,
-                "wanted": each.wanted,
-                "copied": each.copied,
-                "refused": each.refused,
-                "exported": each.exported,
-                "dropped": each.dropped,
-                "last_error": each.last_error,
-            }
-            for each in stats.destinations
-        ],
-    }
+QUESTION_OCTETS: Final = 65_536
+QUESTION_S: Final = 5
+_PEER: Final = struct.Struct("iII")
+_HERE: Final = ip_address("127.0.0.1")
 
 
 class ShowService:
-    """Answers on a socket that only the tap's own user can open.
+    """Answers who is allowed to ask.
 
     Args:
-        path: The socket; one that nobody listens on any more is replaced.
-        answers: What can be asked, and who answers it.
+        path: Where the socket is; a socket that nobody listens to any more is replaced.
+        logins: Knows the users.
+        shows: What can be asked for, by name.
+        acts: What can be done, by name; with the argument that stands beside the name.
+
+    Raises:
+        ConfigurationError: The socket cannot be made.
     """
 
-    def __init__(self, path: Path, answers: Mapping[str, Callable[[], dict[str, Any]]]) -> None:
+    def __init__(
+        self,
+        path: Path,
+        logins: Logins,
+        shows: Mapping[str, Callable[[Principal], Awaitable[dict[str, Any]]]],
+        acts: Mapping[str, Callable[[Principal, Any], Awaitable[dict[str, Any]]]],
+    ) -> None:
+        self.logins = logins
         self._path = path
-        self._answers = answers
+        self._shows = shows
+        self._acts = acts
         self._socket = _listen(path)
 
     async def run(self) -> None:
@@ -83,9 +71,9 @@ class ShowService:
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(QUESTION_S):
                 question = await reader.readline()
-            answer = await asyncio.to_thread(self._answer, question)
+            answer = await self._answer(question, self._principal(writer.get_extra_info("socket")))
             writer.write(json.dumps(answer).encode() + b"\n")
             await writer.drain()
         except (OSError, TimeoutError, ValueError) as error:
@@ -93,19 +81,50 @@ class ShowService:
         finally:
             writer.close()
 
-    def _answer(self, question: bytes) -> dict[str, Any]:
+    def _principal(self, connection: socket.socket) -> Principal:
+        _, uid, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+        login = self.logins.of_uid(uid)
+        if login is not None:
+            return Principal(login.name, login.permissions, _HERE)
+        is_own = uid in {0, os.geteuid()}
+        return Principal(
+            f"uid {uid}", frozenset({PERMISSION_VIEW, PERMISSION_CHANGE} if is_own else ()), _HERE
+        )
+
+    async def _answer(self, question: bytes, principal: Principal) -> dict[str, Any]:
         try:
             asked = json.loads(question)
-            name = asked["show"] if isinstance(asked, dict) else None
-        except (ValueError, KeyError):
-            name = None
-        answer = self._answers.get(name) if isinstance(name, str) else None
-        if answer is None:
-            return {"error": 'ask {"show": NAME} with one of ' + ", ".join(sorted(self._answers))}
+        except ValueError:
+            asked = None
+        show = asked.get("show") if isinstance(asked, dict) else None
+        act = asked.get("do") if isinstance(asked, dict) else None
         try:
-            return answer()
+            if isinstance(show, str) and show in self._shows:
+                return await self._shows[show](principal)
+            if isinstance(act, str) and act in self._acts and isinstance(asked, dict):
+                return await self._act(act, principal, asked.get("with"))
+        except Refused as refused:
+            return {"error": refused.info, "refused": True}
         except PortError as error:
             return {"error": str(error)}
+        names = ", ".join(sorted(self._shows))
+        return {"error": f'ask {{"show": NAME}} with one of {names}'}
+
+    async def _act(
+        self,
+        name: str,
+        principal: Principal,
+        argument: Any,  # noqa: ANN401 - as it came
+    ) -> dict[str, Any]:
+        try:
+            answer = await self._acts[name](principal, argument)
+        except (TypeError, ValueError):
+            return {"error": f"{name}: the argument is not of its kind"}
+        except Refused as refused:
+            _LOG.warning("%s was refused to %s: %s", name, principal.login, refused.info)
+            raise
+        _LOG.info("%s by %s", name, principal.login)
+        return answer
 
 
 def _listen(path: Path) -> socket.socket:
@@ -113,7 +132,8 @@ def _listen(path: Path) -> socket.socket:
     try:
         if path.is_socket():
             _replace_if_dead(path)
-        before = os.umask(0o177)
+        # Everybody may ask; who he is decides what he is told.
+        before = os.umask(0o111)
         try:
             listening.bind(str(path))
         finally:

@@ -10,19 +10,29 @@ import asyncio
 import logging
 import socket
 import time
+from collections import deque
 from functools import partial
 from ipaddress import ip_address
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import asyncssh
 
 from flowtap.control import PERMISSION_TASK, Principal
-from flowtap.dtcp import Dialect, Limits, Rejected, RequestReceived, ServerConnection
+from flowtap.dtcp import (
+    Dialect,
+    Limits,
+    ListRequest,
+    Rejected,
+    RequestReceived,
+    ServerConnection,
+)
 from flowtap.errors import ConfigurationError, PermissionMissingError
 from flowtap.service import clock
 
 if TYPE_CHECKING:
-    from flowtap.dtcp import RequestRefused, Result, Sequences
+    from datetime import datetime
+
+    from flowtap.dtcp import Key, RequestRefused, Result, Sequences
     from flowtap.service.admission import Admission, Ticket
     from flowtap.service.logins import Login, Logins
     from flowtap.service.tasking import TaskingLoop
@@ -33,27 +43,37 @@ _LOG = logging.getLogger(__name__)
 
 SUBSYSTEM = "flow-tap-dtcp"
 LOGIN_TIMEOUT_S = 15
-PENDING_MAX = 256
-"""Unanswered requests of one session; then nothing more is read from it."""
+ASKED_MAX = 256
+"""Requests of one session that are served at a time."""
+WINDOW_OCTETS = 256 << 10
+"""What a peer may send before anything of it is taken up."""
 BACKLOG = 128
 
 
 class _Session(asyncssh.SSHServerSession[bytes]):
-    """One channel."""
+    """One channel.
 
-    def __init__(self, service: SshService, login: Login, principal: Principal) -> None:
+    Requests are answered in their order. While the peer does not read its answers, or waits for a list, which
+    may be long, nothing more of it is taken up, so that what it can make the tap remember stays bounded.
+    """
+
+    def __init__(self, service: SshService, server: _Server, login: Login, principal: Principal) -> None:
         self.principal = principal
         self._service = service
+        self._server = server
         self._login = login
         self._channel: asyncssh.SSHServerChannel[bytes] | None = None
         self._dtcp = ServerConnection(
             limits=Limits(),
-            keys=service.logins,
+            keys=service,
             principal=login.name,
             sequences=service.sequences,
             dialect=service.dialect,
         )
-        self._pending = 0
+        self._waiting: deque[RequestReceived | RequestRefused] = deque()
+        self._asked = 0
+        self._is_listing = False
+        self._is_full = False
         self._ended = False
 
     def connection_made(self, chan: asyncssh.SSHServerChannel[bytes]) -> None:
@@ -94,32 +114,51 @@ class _Session(asyncssh.SSHServerSession[bytes]):
                     self.principal.address,
                     event.reason,
                 )
+                self._service.tasking.rejected(event)
                 continue
-            self._pending += 1
-            self._service.tasking.put(self, event)
-        if self._pending >= PENDING_MAX and self._channel is not None:
-            self._channel.pause_reading()
+            self._server.requests += 1
+            self._waiting.append(event)
+        self._go_on()
 
     def eof_received(self) -> bool:
         self._ended = True
-        if self._pending == 0 and self._channel is not None:
-            self._channel.exit(0)
+        self._go_on()
         # The channel stays open for the answers.
         return True
 
+    def pause_writing(self) -> None:
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        self._go_on()
+
     def answer(self, event: RequestReceived | RequestRefused, result: Result) -> None:
-        self._pending -= 1
+        self._asked -= 1
+        self._is_listing = False
         self._dtcp.respond(event, result, clock.now().wall)
 
     def flush(self) -> None:
         data = self._dtcp.data_to_send()
+        if self._channel is not None:
+            self._channel.write(data)
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Takes up what waits, as far as it may; reads on, or ends, where nothing is left to do."""
+        while self._waiting and self._asked < ASKED_MAX and not (self._is_listing or self._is_full):
+            event = self._waiting.popleft()
+            self._asked += 1
+            self._is_listing = isinstance(event, RequestReceived) and isinstance(event.request, ListRequest)
+            self._service.tasking.put(self, event)
         if self._channel is None:
             return
-        self._channel.write(data)
-        if self._pending < PENDING_MAX:
-            self._channel.resume_reading()
-        if self._ended and self._pending == 0:
+        if self._ended and not self._waiting and not self._asked:
             self._channel.exit(0)
+        elif self._waiting:
+            self._channel.pause_reading()
+        else:
+            self._channel.resume_reading()
 
 
 class _Server(asyncssh.SSHServer):
@@ -130,20 +169,28 @@ class _Server(asyncssh.SSHServer):
         self._ticket = ticket
         self._peer = peer
         self._connection: asyncssh.SSHServerConnection | None = None
-        self._login: Login | None = None
+        self._may_come = True
+        self.login: Login | None = None
+        self.since: datetime | None = None
+        self.requests = 0
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._service.admission.release(self._ticket)
+        self._service.sessions.discard(self)
         if exc is not None and not self._ticket.is_authenticated:
             _LOG.warning("no login from %s: %s", self._peer, type(exc).__name__)
 
     def begin_auth(self, username: str) -> bool:
-        self._login = self._service.logins.get(username)
-        if self._login is not None and self._login.authorized_keys is not None and self._connection:
-            self._connection.set_authorized_keys(self._login.authorized_keys)
+        self.login = self._service.logins.get(username)
+        self._may_come = self._service.logins.may_come_from(username, ip_address(self._peer))
+        if self.login is not None and self.login.authorized_keys is not None and self._connection:
+            if self._may_come:
+                self._connection.set_authorized_keys(self.login.authorized_keys)
+            else:
+                _LOG.warning("login %s from %s: not one of its addresses", username, self._peer)
         return True
 
     def password_auth_supported(self) -> bool:
@@ -153,22 +200,39 @@ class _Server(asyncssh.SSHServer):
         is_right = await self._service.logins.check_password(username, password)
         if not is_right:
             _LOG.warning("wrong password or user from %s", self._peer)
-        return is_right
+        elif not self._may_come:
+            _LOG.warning("login %s from %s: not one of its addresses", username, self._peer)
+        return is_right and self._may_come
 
     def auth_completed(self) -> None:
         if not self._service.admission.authenticated(self._ticket):
             _LOG.warning("login from %s refused: connection_limit is reached", self._peer)
-            if self._connection is not None:
-                self._connection.close()
+            self.close()
             return
-        if self._login is not None:
-            _LOG.info("login %s from %s", self._login.name, self._peer)
+        if self.login is not None:
+            self.since = clock.now().wall
+            self._service.sessions.add(self)
+            _LOG.info("login %s from %s", self.login.name, self._peer)
 
     def session_requested(self) -> _Session | bool:
-        if self._login is None or not self._ticket.is_authenticated:
+        if self.login is None or not self._ticket.is_authenticated:
             return False
-        principal = Principal(self._login.name, self._login.permissions, ip_address(self._peer))
-        return _Session(self._service, self._login, principal)
+        principal = Principal(self.login.name, self.login.permissions, ip_address(self._peer))
+        return _Session(self._service, self, self.login, principal)
+
+    def close(self) -> None:
+        """Ends the connection."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def value(self) -> dict[str, Any]:
+        """What `show` says of it."""
+        return {
+            "login": "" if self.login is None else self.login.name,
+            "address": self._peer,
+            "since": "" if self.since is None else self.since.isoformat(timespec="seconds"),
+            "requests": self.requests,
+        }
 
 
 class SshService:
@@ -197,6 +261,7 @@ class SshService:
     ) -> None:
         self.sequences = sequences
         self.logins = logins
+        self.sessions: set[_Server] = set()
         self.admission = admission
         self.tasking = tasking
         self.dialect = dialect
@@ -205,6 +270,7 @@ class SshService:
         self._options = asyncssh.SSHServerConnectionOptions(
             server_host_keys=[host_key],
             encoding=None,
+            window=WINDOW_OCTETS,
             allow_pty=False,
             agent_forwarding=False,
             kbdint_auth=False,
@@ -217,6 +283,22 @@ class SshService:
     def addresses(self) -> list[tuple[str, int]]:
         """Where it listens, with the real ports."""
         return [listening.getsockname()[:2] for listening in self._sockets]
+
+    def key_for(self, csource_id: str) -> Key | None:
+        """The DTCP secret of a control source, as configured now."""
+        return self.logins.key_for(csource_id)
+
+    def apply(self, logins: Logins) -> None:
+        """Takes over other logins; connections of users who may no longer do the same end."""
+        self.logins = logins
+        for session in list(self.sessions):
+            now = None if session.login is None else logins.get(session.login.name)
+            if now is None or session.login is None or now.permissions != session.login.permissions:
+                session.close()
+
+    def session_values(self) -> list[dict[str, Any]]:
+        """Who is logged in, the longest first."""
+        return sorted((each.value() for each in self.sessions), key=lambda value: str(value["since"]))
 
     async def run(self) -> None:
         """Accepts connections until cancelled; then ends all of them."""

@@ -8,29 +8,36 @@ from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import stat
 from contextlib import contextmanager
-from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, Final
 
 import sqlalchemy as sql
 from sqlalchemy.exc import SQLAlchemyError
 
-from flowtap.control.audit import FIRST_HASH, AuditRecord, AuditRow, chain_hash
+from flowtap.control.audit import FIRST_HASH, AuditRow, chain_hash
+from flowtap.control.journal import JournalRow, to_text
+from flowtap.control.model import Now
 from flowtap.control.ports import PortError
 from flowtap.errors import ConfigurationError, FlowtapError
+from flowtap.service import clock
+from flowtap.service.marks import EndMarks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from datetime import datetime
+    from collections.abc import Collection, Iterator
     from pathlib import Path
 
+    from flowtap.control.audit import AuditRecord
     from flowtap.control.model import Intercept
 
-__all__ = ["JournalRow", "SqlStore", "StoreError"]
+__all__ = ["SqlStore", "StoreError"]
 
-SCHEMA_VERSION: Final = 1
+_LOG = logging.getLogger(__name__)
+
+SCHEMA_VERSION: Final = 2
 _APPLICATION_ID: Final = 0x464C5450  # "FLTP"
 _MODE: Final = 0o600
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
@@ -51,7 +58,14 @@ _INTERCEPTS = sql.Table(
     sql.Column("added", sql.String, nullable=False),
     sql.Column("ended", sql.String, nullable=True),
     sql.Column("reason", sql.String, nullable=True),
+    # The intercept as it is now, and when that was written, on both clocks; nothing with the journal off.
+    sql.Column("content", sql.String, nullable=True),
+    sql.Column("boot_id", sql.String, nullable=False, server_default=""),
+    sql.Column("written", sql.String, nullable=False, server_default=""),
+    sql.Column("written_ns", sql.BigInteger, nullable=False, server_default="0"),
 )
+_RUNNING = sql.Index("running", _INTERCEPTS.c.ended, _INTERCEPTS.c.criteria_id)
+_ADDED_IN_2: Final = ("content", "boot_id", "written", "written_ns")
 _AUDIT = sql.Table(
     "audit",
     _METADATA,
@@ -67,32 +81,30 @@ _SEQUENCES = sql.Table(
     sql.Column("highest", sql.String(20), nullable=False),
 )
 
+_START = _INTERCEPTS.insert()
+_NUMBERED = _INTERCEPTS.update().where(_INTERCEPTS.c.criteria_id == sql.bindparam("number"))
+_UPDATE = _NUMBERED.values({name: sql.bindparam(name) for name in _ADDED_IN_2})
+# What it was for is in the audit log; the journal keeps no more than it needs.
+_END = _NUMBERED.values(ended=sql.bindparam("when"), reason=sql.bindparam("why"), content=None)
+
 
 class StoreError(FlowtapError, PortError):
     """The database failed; the text holds nothing that is stored in it."""
 
 
-@dataclass(frozen=True, slots=True)
-class JournalRow:
-    """One intercept as the journal has it."""
-
-    criteria_id: int
-    csource_id: str
-    ended: str | None
-    reason: str | None
-
-
 class _SqlTransaction:
-    """Changes of one transaction."""
+    """Changes of one transaction; rows of a kind are written together when it ends."""
 
-    def __init__(self, connection: sql.Connection, number: int, last_hash: str) -> None:
+    def __init__(self, connection: sql.Connection, store: SqlStore) -> None:
         self._connection = connection
-        self._number = number
-        self._last_hash = last_hash
+        self._store = store
+        self._starts: list[dict[str, Any]] = []
+        self._updates: list[dict[str, Any]] = []
+        self._ends: list[dict[str, Any]] = []
+        self._records: list[AuditRecord] = []
 
-    def start(self, intercept: Intercept) -> None:
-        self._connection.execute(
-            _INTERCEPTS.insert(),
+    def start(self, intercept: Intercept, now: Now) -> None:
+        self._starts.append(
             {
                 "criteria_id": intercept.criteria_id,
                 "csource_id": intercept.csource_id,
@@ -100,30 +112,55 @@ class _SqlTransaction:
                 "cdest_ids": json.dumps(intercept.cdest_ids),
                 "is_static": intercept.static,
                 "added": intercept.added.isoformat(),
-            },
+                **self._store.content(intercept, now),
+            }
         )
+
+    def update(self, intercept: Intercept, now: Now) -> None:
+        self._updates.append({"number": intercept.criteria_id, **self._store.content(intercept, now)})
 
     def end(self, criteria_id: int, when: datetime, reason: str) -> None:
-        self._connection.execute(
-            _INTERCEPTS.update()
-            .where(_INTERCEPTS.c.criteria_id == criteria_id)
-            .values(ended=when.isoformat(), reason=reason)
-        )
+        self._ends.append({"number": criteria_id, "when": when.isoformat(), "why": reason})
 
-    def sequence(self, csource_id: str, highest: int) -> None:
+    @property
+    def ended(self) -> frozenset[int]:
+        """What it ends."""
+        return frozenset(row["number"] for row in self._ends)
+
+    def sequence(self, csource_id: str, highest: int | None) -> None:
         where = _SEQUENCES.c.csource_id == csource_id
+        if highest is None:
+            self._connection.execute(_SEQUENCES.delete().where(where))
+            return
         changed = self._connection.execute(_SEQUENCES.update().where(where).values(highest=str(highest)))
         if changed.rowcount == 0:
             values = {"csource_id": csource_id, "highest": str(highest)}
             self._connection.execute(_SEQUENCES.insert(), values)
 
     def audit(self, record: AuditRecord) -> None:
-        text = record.canonical()
-        self._number += 1
-        self._last_hash = chain_hash(self._last_hash, self._number, text)
-        self._connection.execute(
-            _AUDIT.insert(), {"number": self._number, "text": text, "hash": self._last_hash}
-        )
+        self._records.append(record)
+
+    def write(self) -> tuple[int, str] | None:
+        """Writes what was collected; what begins and ends in one transaction does so in this order.
+
+        Returns:
+            Number and hash of the last record, where there were any.
+        """
+        for statement, rows in ((_START, self._starts), (_UPDATE, self._updates), (_END, self._ends)):
+            if rows:
+                self._connection.execute(statement, rows)
+        return self._write_records() if self._records else None
+
+    def _write_records(self) -> tuple[int, str]:
+        number, last_hash = self._store.last_record(self._connection)
+        rows = []
+        for record in self._records:
+            text = record.canonical()
+            number += 1
+            last_hash = chain_hash(last_hash, number, text)
+            rows.append({"number": number, "text": text, "hash": last_hash})
+        self._connection.execute(_AUDIT.insert(), rows)
+        return number, last_hash
 
 
 class SqlStore:
@@ -131,15 +168,22 @@ class SqlStore:
 
     Args:
         path: The database file, made with mode 0600 where there is none.
+        journal: Whether intercepts are kept so that a restart can go on with them.
+        anchor: A file that gets a line after every transaction: time, number and hash of the last record.
+            Kept where the store's own user cannot change it, it shows that the end of the log was cut off.
 
     Raises:
         ConfigurationError: It cannot be opened, others can read it, it is in use, or it belongs to
             another program or to a newer version.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, journal: bool = True, anchor: Path | None = None) -> None:
         _make(path)
+        self._journal = journal
+        self._anchor = anchor
+        self._boot_id = clock.boot_id()
         self._lock: int | None = None
+        self._marks: EndMarks | None = None
         self._engine = sql.create_engine(
             sql.URL.create("sqlite", database=str(path)),
             poolclass=sql.pool.StaticPool,
@@ -175,12 +219,15 @@ class SqlStore:
             if path.stat().st_mode & _OTHERS:
                 raise _unusable(path, "others can read it; chmod 600 is right")
             self._lock = _lock(path)
+            self._marks = EndMarks(path.with_name(f"{path.name}-ended"))
             # A file system may refuse WAL without an error.
             if pragma("journal_mode = WAL") != "wal" or pragma("synchronous") != _SYNCHRONOUS_FULL:
                 raise _unusable(path, "lies on a file system that cannot hold a database in WAL mode")
             connection.exec_driver_sql(f"PRAGMA application_id = {_APPLICATION_ID}")
-            connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            if version == 1:
+                _upgrade(connection)
             _METADATA.create_all(connection)
+            connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     @contextmanager
     def transaction(self) -> Iterator[_SqlTransaction]:
@@ -190,11 +237,49 @@ class SqlStore:
             StoreError: They could not be written; none of them is.
         """
         with _database_errors(), self._engine.begin() as connection:
-            last = connection.execute(
-                sql.select(_AUDIT.c.number, _AUDIT.c.hash).order_by(_AUDIT.c.number.desc()).limit(1)
-            ).first()
-            number, last_hash = (last.number, last.hash) if last else (0, FIRST_HASH)
-            yield _SqlTransaction(connection, number, last_hash)
+            transaction = _SqlTransaction(connection, self)
+            yield transaction
+            last = transaction.write()
+        if self._marks is not None and transaction.ended & self._marks.ids:
+            self._marks.keep(self._marks.ids - transaction.ended)
+        if last is not None:
+            self._write_anchor(*last)
+
+    def mark_ended(self, criteria_ids: Collection[int]) -> None:
+        """Keeps it on the disk, outside the database, that these have ended."""
+        if self._marks is not None and not self._marks.ids.issuperset(criteria_ids):
+            self._marks.keep(self._marks.ids.union(criteria_ids))
+
+    @property
+    def ended_without_record(self) -> frozenset[int]:
+        """Criteria that have ended though the journal says that they run."""
+        return frozenset() if self._marks is None else self._marks.ids
+
+    def _write_anchor(self, number: int, last_hash: str) -> None:
+        if self._anchor is None:
+            return
+        try:
+            with self._anchor.open("a") as anchor:
+                anchor.write(f"{clock.now().wall.isoformat()} {number} {last_hash}\n")
+        except OSError as error:
+            # The record itself is durable; who keeps the anchors sees that one is missing.
+            _LOG.warning("audit.anchor_file was not written: %s", error.strerror)
+
+    def content(self, intercept: Intercept, now: Now) -> dict[str, Any]:
+        """What the journal keeps of an intercept."""
+        return {
+            "content": to_text(intercept) if self._journal else None,
+            "boot_id": self._boot_id,
+            "written": now.wall.isoformat(),
+            "written_ns": now.monotonic_ns,
+        }
+
+    @staticmethod
+    def last_record(connection: sql.Connection) -> tuple[int, str]:
+        """Number and hash of the last record of the audit log."""
+        query = sql.select(_AUDIT.c.number, _AUDIT.c.hash).order_by(_AUDIT.c.number.desc()).limit(1)
+        last = connection.execute(query).first()
+        return (last.number, last.hash) if last else (0, FIRST_HASH)
 
     def last_criteria_id(self) -> int:
         """The highest id that was ever given out, 0 for none.
@@ -224,35 +309,15 @@ class SqlStore:
         query = _INTERCEPTS.select().where(_INTERCEPTS.c.ended.is_(None)).order_by(_INTERCEPTS.c.criteria_id)
         with _database_errors(), self._engine.connect() as connection:
             return [
-                JournalRow(row.criteria_id, row.csource_id, row.ended, row.reason)
+                JournalRow(
+                    row.criteria_id,
+                    row.csource_id,
+                    row.content,
+                    row.boot_id,
+                    Now(datetime.fromisoformat(row.written or row.added), row.written_ns),
+                )
                 for row in connection.execute(query)
             ]
-
-    def end_all(self, when: datetime, reason: str) -> int:
-        """Records the end of everything that an earlier run left running.
-
-        Returns:
-            How many there were.
-
-        Raises:
-            StoreError: It could not be written.
-        """
-        left = self.running()
-        if left:
-            with self.transaction() as transaction:
-                for row in left:
-                    transaction.end(row.criteria_id, when, reason)
-                    transaction.audit(
-                        AuditRecord(
-                            when=when,
-                            event="stop",
-                            login="",
-                            csource_id=row.csource_id,
-                            criteria_id=row.criteria_id,
-                            detail=(("reason", reason),),
-                        )
-                    )
-        return len(left)
 
     def audit_rows(self) -> Iterator[AuditRow]:
         """The audit log from its first record on.
@@ -274,6 +339,9 @@ class SqlStore:
     def close(self) -> None:
         """Lets go of the database; it may be called again."""
         self._engine.dispose()
+        if self._marks is not None:
+            self._marks.close()
+            self._marks = None
         if self._lock is not None:
             os.close(self._lock)
             self._lock = None
@@ -286,6 +354,16 @@ def _database_errors() -> Iterator[None]:
     except SQLAlchemyError as error:
         # The text of a database error holds the values; only its kind may go on.
         raise StoreError(f"the store failed: {type(error).__name__}") from None
+
+
+def _upgrade(connection: sql.Connection) -> None:
+    """Brings a store of the first schema up to this one; its intercepts cannot be restored."""
+    if "intercepts" not in sql.inspect(connection).get_table_names():
+        return
+    for name in _ADDED_IN_2:
+        column = sql.schema.CreateColumn(_INTERCEPTS.c[name]).compile(dialect=connection.dialect)
+        connection.exec_driver_sql(f"ALTER TABLE intercepts ADD COLUMN {column}")
+    _RUNNING.create(connection)
 
 
 def _unusable(path: Path, reason: str) -> ConfigurationError:

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, ParamSpec, Protocol, TypeVar
 
-from flowtap.control import PortError, Principal, Tasked
+from flowtap.control import Ended, PortError, Principal, Purged, Tasked
+from flowtap.control.accounts import SourceAccount
 from flowtap.dtcp import (
     ErrorResult,
     NoopRequest,
@@ -21,21 +23,24 @@ from flowtap.dtcp import (
     Status,
 )
 from flowtap.service import clock
-from flowtap.service.notify import timeout_parameters
+from flowtap.service.notify import content
 
 if TYPE_CHECKING:
-    from flowtap.control import ControlPlane, Now, Policy
-    from flowtap.dtcp import Result
+    from collections.abc import Callable
+
+    from flowtap.control import ControlPlane, Happening, Now, Restarted
+    from flowtap.dtcp import Rejected, Result
     from flowtap.service.notify import Notifier
 
 __all__ = ["Session", "TaskingLoop"]
 
 _LOG = logging.getLogger(__name__)
+_Arguments = ParamSpec("_Arguments")
+_Value = TypeVar("_Value")
 
-BATCH_MAX = 1024
-RETRY_S = 5.0
-POLL_S = 1.0
-"""How often time-outs that counters drive are looked at; the protocol asks for one second."""
+BATCH_MAX: Final = 1024
+POLL_S: Final = 1.0
+"""How often time-outs and congestion are looked at; the protocol asks for one second."""
 
 
 class Session(Protocol):
@@ -58,40 +63,54 @@ class TaskingLoop:
         self._notifier = notifier
         self._queue: asyncio.Queue[tuple[Session, RequestReceived | RequestRefused]] = asyncio.Queue()
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="control")
+        self.accounts: defaultdict[str, SourceAccount] = defaultdict(SourceAccount)
 
     def put(self, session: Session, event: RequestReceived | RequestRefused) -> None:
         """Queues a request."""
         self._queue.put_nowait((session, event))
 
-    async def apply_policy(self, policy: Policy) -> None:
-        """Rules requests that are taken up from now on."""
+    def rejected(self, event: Rejected) -> None:
+        """Counts a message that gets no answer, where it is known whose it would be."""
+        if event.csource_id is not None:
+            self.accounts[event.csource_id].answered(event.status)
+
+    async def act(
+        self, function: Callable[_Arguments, _Value], *args: _Arguments.args, **kwargs: _Arguments.kwargs
+    ) -> _Value:
+        """Calls something that uses the control plane, in its thread and between batches."""
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._executor, self._control.apply_policy, policy)
+        return await loop.run_in_executor(self._executor, lambda: function(*args, **kwargs))
 
     async def run(self) -> None:
         """Serves until cancelled."""
+        loop = asyncio.get_running_loop()
+        due = loop.time() + POLL_S
         try:
             while True:
                 try:
-                    async with asyncio.timeout(POLL_S):
+                    async with asyncio.timeout_at(due):
                         batch = [await self._queue.get()]
                 except TimeoutError:
-                    await self._expire()
-                    continue
-                while len(batch) < BATCH_MAX and not self._queue.empty():
+                    batch = []
+                while batch and len(batch) < BATCH_MAX and not self._queue.empty():
                     batch.append(self._queue.get_nowait())
-                await self._serve(batch)
+                if batch:
+                    await self._serve(batch)
+                # Requests without a pause must not keep time-outs from being looked at.
+                if loop.time() >= due:
+                    await self._tick()
+                    due = loop.time() + POLL_S
         finally:
             self._executor.shutdown(wait=True)
 
     async def _serve(self, batch: list[tuple[Session, RequestReceived | RequestRefused]]) -> None:
         now = clock.now()
-        loop = asyncio.get_running_loop()
-        results = await loop.run_in_executor(self._executor, self._results, batch, now)
+        results = await self.act(self._results, batch, now)
         sessions: dict[int, Session] = {}
         for (session, event), result in zip(batch, results, strict=True):
             session.answer(event, result)
             sessions[id(session)] = session
+            self._account(event, result, now)
             self._tell(event, result, now)
         for session in sessions.values():
             session.flush()
@@ -113,40 +132,56 @@ class TaskingLoop:
         served = iter(self._control.handle_all(tasked, now))
         return [next(served) if isinstance(event, RequestReceived) else event.error for _, event in batch]
 
+    def _account(self, event: RequestReceived | RequestRefused, result: Result, now: Now) -> None:
+        account = self.accounts[event.csource_id]
+        if isinstance(event, RequestReceived):
+            account.served(event.request, result, now.monotonic_ns)
+        else:
+            account.answered(event.error.status)
+
     def _tell(self, event: RequestReceived | RequestRefused, result: Result, now: Now) -> None:
         """Sends the notifications that a request calls for."""
         self._notifier.heard(event.csource_id, event.version)
         if event.rolled_over:
             _LOG.warning("the sequence numbers of %s have gone round", event.csource_id)
-            self._notifier.notify(event.csource_id, Status.SEQUENCE_ROLLOVER, (), now.wall)
+            self._notify(event.csource_id, Status.SEQUENCE_ROLLOVER, now)
         if (
             isinstance(event, RequestReceived)
             and isinstance(event.request, NoopRequest)
             and event.request.send_async
             and isinstance(result, NoopResult)
         ):
-            self._notifier.notify(event.csource_id, Status.NOOP_NOTIFICATION, (), now.wall)
+            self._notify(event.csource_id, Status.NOOP_NOTIFICATION, now)
 
-    async def _expire(self) -> None:
-        loop = asyncio.get_running_loop()
+    def _notify(self, csource_id: str, status: Status, now: Now) -> None:
+        if self._notifier.notify(csource_id, status, (), now.wall):
+            self.accounts[csource_id].notified(status)
+
+    async def _tick(self) -> None:
+        now = clock.now()
         try:
-            now = clock.now()
-            ended = await loop.run_in_executor(self._executor, self._control.expire, now)
+            happened = await self.act(self._control.tick, now)
         except PortError as error:
             _LOG.error("time-outs could not be looked at: %s", error)
-            await asyncio.sleep(RETRY_S)
             return
-        for each in ended:
-            _LOG.info(
-                "criteria %d of %s ended: %s",
-                each.intercept.criteria_id,
-                each.intercept.csource_id,
-                each.reason,
-            )
-            if each.intercept.send_async:
-                self._notifier.notify(
-                    each.intercept.csource_id,
-                    Status.CRITERION_TIMEOUT_DELETE,
-                    timeout_parameters(each),
-                    now.wall,
-                )
+        for each in happened:
+            self.tell(each, now)
+
+    def tell(self, happened: Happening | Restarted, now: Now) -> None:
+        """Writes into the log what has happened, and tells the control source that it concerns."""
+        account = self.accounts[happened.csource_id]
+        status, parameters = content(happened)
+        match happened:
+            case Ended(intercept, reason):
+                account.ended(reason)
+                _LOG.info("criteria %d of %s ended: %s", intercept.criteria_id, intercept.csource_id, reason)
+                if not intercept.send_async:
+                    return
+            case Purged(csource_id, cdest_id, ids):
+                numbers = ", ".join(map(str, ids))
+                _LOG.warning("criteria %s of %s ended: congestion of %s", numbers, csource_id, cdest_id)
+            case _:
+                said = "; ".join(f"{each.name} {each.value}" for each in parameters)
+                _LOG.warning("%s: %s: %s", happened.csource_id, status.reason, said)
+        if self._notifier.notify(happened.csource_id, status, parameters, now.wall):
+            account.notified(status)

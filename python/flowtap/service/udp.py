@@ -16,6 +16,8 @@ from flowtap.errors import ConfigurationError, PermissionMissingError
 from flowtap.service import clock
 
 if TYPE_CHECKING:
+    from ipaddress import IPv4Address, IPv6Address
+
     from flowtap.dtcp import Key, RequestReceived, RequestRefused, Result, Sequences
     from flowtap.service.logins import Logins
     from flowtap.service.tasking import TaskingLoop
@@ -77,13 +79,18 @@ _Control = tuple[int, int, bytes]
 
 
 class _OwnKeys:
-    """The secrets that prove who sent a datagram: not the vendor's fixed one."""
+    """The secrets that prove who sent a datagram: not the vendor's fixed one.
 
-    def __init__(self, service: UdpService) -> None:
-        self._service = service
+    Nobody is known at an address where he is not expected [DTCP §3.1].
+    """
+
+    def __init__(self, logins: Logins, address: IPv4Address | IPv6Address) -> None:
+        self._logins = logins
+        self._address = address
 
     def key_for(self, csource_id: str) -> Key | None:
-        return self._service.logins.own_key_for(csource_id)
+        is_expected = self._logins.may_come_from(csource_id, self._address)
+        return self._logins.own_key_for(csource_id) if is_expected else None
 
 
 class UdpService:
@@ -101,7 +108,6 @@ class UdpService:
     ) -> None:
         self.logins = logins
         self.pending = 0
-        self._keys = _OwnKeys(self)
         self._sequences = sequences
         self._tasking = tasking
         self._limits = Limits(message_octets=DATAGRAM_OCTETS)
@@ -139,14 +145,16 @@ class UdpService:
     def _take(
         self, listening: socket.socket, data: bytes, peer: tuple[str, int], control: list[_Control]
     ) -> None:
-        event = read_request(data, self._limits, self._keys, sequences=self._sequences)
+        address = ip_address(peer[0].partition("%")[0])
+        keys = _OwnKeys(self.logins, address)
+        event = read_request(data, self._limits, keys, sequences=self._sequences)
         if isinstance(event, Rejected):
             _LOG.warning("%d %s: from %s: %s", event.status, event.status.reason, peer[0], event.reason)
+            self._tasking.rejected(event)
             return
         if self.pending >= PENDING_MAX:
             _LOG.warning("a request of %s was dropped: too many are waiting", event.csource_id)
             return
-        address = ip_address(peer[0].partition("%")[0])
         # The secret authenticates; it was given to a control source, which may do nothing but task.
         principal = Principal(event.csource_id, frozenset({PERMISSION_TASK}), address)
         self.pending += 1

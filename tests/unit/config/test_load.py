@@ -52,7 +52,7 @@ def test_a_good_one(tmp_path: Path) -> None:
         ("pace = 1000", "pace = 0", "element.replay.pace", "greater than 0"),
         ("pace = 1000", 'pace = "quick"', "element.replay.pace", "'recorded' or 'fast'"),
         ('files = ["a.pcap"]', "files = []", "element.replay.files", "at least 1"),
-        ('"flow-tap-operation"', '"all"', "login.class.tasker.permissions[0]", "flow-tap-operation"),
+        ('"flow-tap-operation"', '"any"', "login.class.tasker.permissions[0]", "flow-tap-operation"),
         ('class = "tasker"', 'class = "other"', "", "[login.class.other]"),
         ('password_hash_file = "hash"', "", "login.user.md", "password_hash_file or authorized_keys_file"),
         ("[control_source.md]", "[control_source.other]", "", "[login.user.other]"),

@@ -14,11 +14,15 @@ from flowtap.control import (
     ControlPlane,
     ControlSource,
     Count,
+    Ended,
     Intercept,
+    Loss,
     Now,
     Policy,
     PortError,
     Principal,
+    Restarted,
+    Usage,
 )
 from flowtap.dtcp import (
     AddRequest,
@@ -34,7 +38,8 @@ from flowtap.dtcp import (
     Timeouts,
     Version,
 )
-from flowtap.service.dataplane import check_filter
+from flowtap.service import clock
+from flowtap.service.filters import read_filter
 from flowtap.service.store import SqlStore
 
 V7 = Version(0, 7)
@@ -56,14 +61,23 @@ class RecordingDataPlane:
     """Knows what is active; fails when told to."""
 
     def __init__(self) -> None:
+        self.active: dict[int, Intercept] = {}
         self.installed: list[tuple[int, ...]] = []
         self.count: dict[int, Count] = {}
+        self.lost: list[Loss] = []
         self.fails = False
 
-    def install(self, intercepts: Collection[Intercept]) -> None:
+    def change(self, start: Collection[Intercept], stop: Collection[int]) -> None:
         if self.fails:
             raise PortError
-        self.installed.append(tuple(sorted(each.criteria_id for each in intercepts)))
+        self.active = {number: each for number, each in self.active.items() if number not in stop}
+        self.active |= {each.criteria_id: each for each in start}
+        self.installed.append(tuple(sorted(self.active)))
+
+    def losses(self) -> Collection[Loss]:
+        if self.fails:
+            raise PortError
+        return self.lost
 
     def counts(self) -> Mapping[int, Count]:
         if self.fails:
@@ -74,20 +88,29 @@ class RecordingDataPlane:
 class Scene:
     """A control plane with its surroundings."""
 
-    def __init__(self, directory: Path, **source: Any) -> None:
+    def __init__(self, directory: Path, *, journal: bool = True, **source: Any) -> None:
         self.path = directory / "flowtap.db"
-        self.store = SqlStore(self.path)
+        self.store = SqlStore(self.path, journal=journal)
         self.data_plane = RecordingDataPlane()
-        policy = Policy(
-            control_sources={
-                "md": ControlSource("md", **source),
-                "md2": ControlSource("md2"),
-            },
-            content_destinations={"cd1": ContentDestination("cd1", DELIVERY, refuse_oversize=True)},
-        )
         self.control = ControlPlane(
-            policy=policy, store=self.store, data_plane=self.data_plane, check=check_filter
+            policy=policy(**source), store=self.store, data_plane=self.data_plane, filters=read_filter
         )
+
+    def restore(
+        self, at: float = 0, usage: Usage | None = None, boot_id: str | None = None
+    ) -> list[Restarted]:
+        """What the daemon does at its start."""
+        self.control.restore(
+            self.store.running(),
+            usage or Usage({}, clock.boot_id(), is_final=True),
+            ended_without_record=self.store.ended_without_record,
+            boot_id=boot_id or clock.boot_id(),
+            now=now(at),
+        )
+        return self.control.resumed(now(at + 1))
+
+    def expire(self, at: float) -> list[Ended]:
+        return [each for each in self.control.tick(now(at)) if isinstance(each, Ended)]
 
     def add(self, login: str = "md", at: float = 0, **fields: Any) -> Result:
         return self.control.handle(principal(login), add_request(login, **fields), now(at))
@@ -113,6 +136,17 @@ class Scene:
     @property
     def running(self) -> tuple[int, ...]:
         return tuple(each.criteria_id for each in self.control.intercepts)
+
+
+def policy(**source: Any) -> Policy:
+    """Two control sources, one of them as described, and one configured content destination."""
+    return Policy(
+        control_sources={
+            "md": ControlSource("md", **source),
+            "md2": ControlSource("md2"),
+        },
+        content_destinations={"cd1": ContentDestination("cd1", DELIVERY, refuse_oversize=True)},
+    )
 
 
 def add_request(login: str = "md", **fields: Any) -> AddRequest:

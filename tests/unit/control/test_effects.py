@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from scene import V7, Scene, add_request, now, principal
 
-from flowtap.control import Count, Intercept, PortError, Tasked, verify
+from flowtap.control import Count, Intercept, Loss, PortError, Tasked, verify
 from flowtap.dtcp import (
     AddResult,
     DeleteRequest,
@@ -58,14 +58,19 @@ class Witness:
 
     def __init__(self, scene: Scene) -> None:
         self._scene = scene
+        self._active: set[int] = set()
         self.seen: list[tuple[tuple[int, ...], tuple[int, ...]]] = []
         self.refuses = False
 
-    def install(self, intercepts: Collection[Intercept]) -> None:
+    def change(self, start: Collection[Intercept], stop: Collection[int]) -> None:
         if self.refuses:
             raise PortError
         journal = tuple(row.criteria_id for row in self._scene.store.running())
-        self.seen.append((tuple(each.criteria_id for each in intercepts), journal))
+        self._active = self._active - set(stop) | {each.criteria_id for each in start}
+        self.seen.append((tuple(sorted(self._active)), journal))
+
+    def losses(self) -> Collection[Loss]:
+        return []
 
     def counts(self) -> Mapping[int, Count]:
         return {}
@@ -75,6 +80,7 @@ class Witness:
 def witness(scene: Scene) -> Witness:
     made = Witness(scene)
     scene.control._data_plane = made
+    scene.control._effects._data_plane = made
     return made
 
 
@@ -83,7 +89,7 @@ def test_recorded_before_copying_starts_and_after_it_stopped(scene: Scene, witne
     scene.added()
     scene.delete(1)
     scene.added(static=False, timeouts=Timeouts(total_s=5))
-    scene.control.expire(now(5))
+    scene.expire(5)
     # What copies from this change on, and what the journal says runs at that moment.
     assert witness.seen == [
         ((1,), (1,)),
@@ -123,7 +129,7 @@ def test_a_full_disk_stops_and_remembers(scene: Scene) -> None:
         # Whatever could not be written: nothing copies any more.
         assert scene.running == ()
         assert scene.data_plane.installed[-1] == ()
-    assert scene.control.expire(now(60)) == []
+    assert scene.expire(60) == []
     assert scene.control.pending_ends == ()
     assert scene.store.running() == []
     stops = [row for row in audit(scene) if row["event"] == "stop"]
@@ -136,11 +142,11 @@ def test_a_full_disk_stops_and_remembers(scene: Scene) -> None:
 def test_a_time_out_that_was_not_installed_has_not_ended(scene: Scene, witness: Witness) -> None:
     first = scene.added(static=False, timeouts=Timeouts(total_s=5))
     witness.refuses = True
-    assert scene.control.expire(now(5)) == []
+    assert scene.expire(5) == []
     assert scene.running == (first,)
     witness.refuses = False
-    assert [each.intercept.criteria_id for each in scene.control.expire(now(6))] == [first]
-    assert scene.control.expire(now(7)) == []
+    assert [each.intercept.criteria_id for each in scene.expire(6)] == [first]
+    assert scene.expire(7) == []
     (stop,) = [row for row in audit(scene) if row["event"] == "stop"]
     assert stop["detail"] == [["reason", "time-out: total"]]
 
@@ -193,18 +199,19 @@ def test_nothing_runs_without_an_end(scene: Scene, timeouts: Timeouts) -> None:
 def test_a_step_of_the_wall_clock_ends_nothing(scene: Scene) -> None:
     scene.added(static=False, timeouts=Timeouts(total_s=60))
     later = type(now())(now(10_000).wall, now(59).monotonic_ns)
-    assert scene.control.expire(later) == []
+    assert scene.control.tick(later) == []
     earlier = type(now())(now(-10_000).wall, now(60).monotonic_ns)
-    assert len(scene.control.expire(earlier)) == 1
+    assert len(scene.control.tick(earlier)) == 1
 
 
-def test_what_an_earlier_run_left_is_ended_and_its_ids_stay_used(tmp_path: Path) -> None:
-    scene = Scene(tmp_path)
+def test_without_a_journal_a_restart_ends_what_ran_and_its_ids_stay_used(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, journal=False)
     ids = [scene.added() for _ in range(3)]
     scene.store.close()
-    again = Scene(tmp_path)
-    assert again.store.end_all(now(9).wall, "restart") == 3
+    again = Scene(tmp_path, journal=False)
+    (told,) = again.restore(9)
+    assert (told.csource_id, told.restored, told.total) == ("md", 0, 3)
     assert [row["detail"] for row in audit(again) if row["event"] == "stop"] == [[["reason", "restart"]]] * 3
     assert again.added() == ids[-1] + 1
-    assert verify(again.store.audit_rows()) == 7
+    assert verify(again.store.audit_rows()) == 9
     again.store.close()

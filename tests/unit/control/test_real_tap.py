@@ -12,13 +12,15 @@ from flowtap.control import (
     ContentDestination,
     ControlPlane,
     ControlSource,
+    Ended,
     Policy,
     Tasked,
     verify,
 )
 from flowtap.dtcp import AddRequest, AddResult, FilterText, ListRequest, ListResult, Timeouts
 from flowtap.service import clock
-from flowtap.service.dataplane import TapDataPlane, check_filter
+from flowtap.service.dataplane import TapDataPlane
+from flowtap.service.filters import read_filter
 from flowtap.service.store import SqlStore
 
 CAPTURE = Path(__file__).parents[2] / "captures" / "dns.pcap"
@@ -34,7 +36,7 @@ def test_counters_time_outs_and_the_table_of_a_running_tap(tmp_path: Path) -> No
         policy=Policy({"md": ControlSource("md")}, {"cd1": ContentDestination("cd1", DELIVERY)}),
         store=store,
         data_plane=data_plane,
-        check=check_filter,
+        filters=read_filter,
     )
 
     def add(filter_text: FilterText, timeouts: Timeouts, *, static: bool = False) -> Tasked:
@@ -67,7 +69,7 @@ def test_counters_time_outs_and_the_table_of_a_running_tap(tmp_path: Path) -> No
         assert queries.remaining.idle_s is not None
         assert 3590 <= queries.remaining.idle_s <= 3600
         assert two.remaining == Timeouts(packets=0)
-        ended = control.expire(clock.now())
+        ended = [each for each in control.tick(clock.now()) if isinstance(each, Ended)]
         assert [(each.intercept.criteria_id, each.reason) for each in ended] == [(3, "packets")]
         assert [each.id for each in tap.stats().criteria] == [1, 2]
         # One name may stand for several deliveries, each with its own outer header.

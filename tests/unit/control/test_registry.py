@@ -138,7 +138,7 @@ def test_a_pending_record_is_tried_again_with_time(scene: Scene, monkeypatch: py
     first = scene.added()
     with store_fails(scene, monkeypatch):
         scene.delete(first)
-    assert scene.control.expire(now(1)) == []
+    assert scene.expire(1) == []
     assert scene.control.pending_ends == ()
 
 
@@ -218,12 +218,10 @@ def test_time_outs_end_intercepts(scene: Scene) -> None:
     assert scene.control.next_deadline_ns() == now(10).monotonic_ns
     scene.data_plane.count[idle] = Count(1, 1, now(5).monotonic_ns)
     assert scene.control.next_deadline_ns() == now(15).monotonic_ns
-    assert scene.control.expire(now(14)) == []
-    assert [(each.intercept.criteria_id, each.reason) for each in scene.control.expire(now(15))] == [
-        (idle, "idle")
-    ]
+    assert scene.expire(14) == []
+    assert [(each.intercept.criteria_id, each.reason) for each in scene.expire(15)] == [(idle, "idle")]
     scene.data_plane.count |= {packets: Count(3, 9), octets: Count(1, 100)}
-    ended = scene.control.expire(now(20))
+    ended = scene.expire(20)
     assert {each.intercept.criteria_id: each.reason for each in ended} == {
         total: "total",
         packets: "packets",
@@ -257,14 +255,24 @@ def test_refresh_replaces_what_is_left(scene: Scene) -> None:
     assert result.entries[0].remaining == Timeouts(idle_s=19, total_s=47, packets=3, octets=1000)
     assert scene.control.next_deadline_ns() == now(112).monotonic_ns
     scene.data_plane.count[first] = Count(7, 700, now(100).monotonic_ns)
-    assert [each.reason for each in scene.control.expire(now(101))] == ["packets"]
+    assert [each.reason for each in scene.expire(101)] == ["packets"]
     assert events(scene) == [("start", 1), ("refresh", 1), ("refresh", 1), ("stop", 1)]
+
+
+def test_a_refresh_changes_no_order(scene: Scene) -> None:
+    first, second = (scene.added(static=False, timeouts=Timeouts(total_s=9)) for _ in range(2))
+    scene.refresh(1, criteria_ids=one(first), timeouts=Timeouts(total_s=50))
+    assert entries(scene.list()) == [first, second]
+    assert [each.criteria_id for each in scene.control.own("md")] == [first, second]
+    assert scene.control.own("md2") == ()
+    (ended,) = scene.expire(9)
+    assert (ended.csource_id, ended.intercept.criteria_id) == ("md", second)
 
 
 def test_refresh_makes_nothing_static_and_unmakes_nothing(scene: Scene) -> None:
     first = scene.added()
     assert scene.refresh(5, criteria_ids=one(first), timeouts=Timeouts(total_s=5)) == RefreshResult(1)
-    assert scene.control.expire(now(100)) == []
+    assert scene.expire(100) == []
     assert scene.control.intercepts[0].refreshes == 1
     assert scene.control.intercepts[0].timeouts == Timeouts()
 
@@ -292,14 +300,14 @@ def test_refreshes_that_change_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     result = scene.refresh(1, criteria_ids=one(first), timeouts=Timeouts(idle_s=5))
     assert status(result) == Status.SERVER_INTERNAL_ERROR
     scene.data_plane.fails = False
-    monkeypatch.setattr(scene.data_plane, "install", failing_install)
+    monkeypatch.setattr(scene.data_plane, "change", failing_change)
     result = scene.refresh(1, criteria_ids=one(first), timeouts=Timeouts(idle_s=5))
     assert status(result) == Status.SERVER_INTERNAL_ERROR
     assert scene.control.intercepts == before
     scene.store.close()
 
 
-def failing_install(_intercepts: object) -> None:
+def failing_change(_start: object, _stop: object) -> None:
     raise PortError
 
 
@@ -346,15 +354,15 @@ def test_lifetime_policy(tmp_path: Path) -> None:
     scene.added(static=False, timeouts=Timeouts(total_s=100))
     scene.added()
     assert [each.timeouts.total_s for each in scene.control.intercepts] == [100, 100]
-    assert len(scene.control.expire(now(100))) == 2
+    assert len(scene.expire(100)) == 2
     scene.store.close()
 
 
 def test_another_policy_rules_from_now_on(scene: Scene) -> None:
     first = scene.added()
-    scene.control.apply_policy(
-        Policy(control_sources={"md": ControlSource("md", max_criteria=1)}, content_destinations={})
-    )
+    destinations = scene.control.policy.content_destinations
+    narrower = Policy({"md": ControlSource("md", max_criteria=1)}, destinations)
+    assert scene.control.apply_policy(narrower, now()) == []
     assert status(scene.add()) == Status.MAX_CRITERIA_EXCEEDED
     assert scene.running == (first,)
     assert entries(scene.list()) == [first]

@@ -12,7 +12,10 @@ from pathlib import Path
 import pytest
 
 from flowtap.control import AuditRecord, PortError, verify
+from flowtap.control.journal import from_text
 from flowtap.errors import ConfigurationError
+from flowtap.service import clock
+from flowtap.service.marks import IDS_MAX
 from flowtap.service.store import SqlStore
 
 NOW = datetime(2026, 3, 2, 10, 0, 0)  # noqa: DTZ001 - as the protocol
@@ -81,7 +84,7 @@ import sys
 from datetime import datetime
 from ipaddress import ip_address
 from pathlib import Path
-from flowtap.control import AuditRecord, Intercept
+from flowtap.control import AuditRecord, Intercept, Now
 from flowtap.dtcp import FilterText, Timeouts
 from flowtap.service.store import SqlStore
 store = SqlStore(Path(sys.argv[1]))
@@ -92,7 +95,7 @@ while True:
     intercept = Intercept(number, "md", ip_address("192.0.2.1"), "md", ("cd",), (), (), FilterText(),
         Timeouts(), True, False, 1, (), now, 0, 0, now)
     with store.transaction() as transaction:
-        transaction.start(intercept)
+        transaction.start(intercept, Now(now, 0))
         transaction.audit(AuditRecord(now, "start", "md", "md", number))
     print(number, flush=True)
     if number % 3 == 0:
@@ -132,17 +135,85 @@ def test_what_was_acknowledged_survives_a_kill(tmp_path: Path) -> None:
     assert len(acknowledged) > 4
 
 
-def test_what_an_earlier_run_left_is_ended(tmp_path: Path) -> None:
+def test_what_an_earlier_run_left_is_there_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "s.db"
     with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         child.stdout.readline()
         child.kill()
     store = SqlStore(path)
-    left = len(store.running())
-    assert left > 0
-    assert store.end_all(NOW, "restart") == left
-    assert store.end_all(NOW, "restart") == 0
+    rows = store.running()
+    assert rows
+    assert {row.boot_id for row in rows} == {clock.boot_id()}
+    assert [from_text(row.text or "").criteria_id for row in rows] == [row.criteria_id for row in rows]
+    with store.transaction() as transaction:
+        for row in rows:
+            transaction.end(row.criteria_id, NOW, "deleted")
     assert store.running() == []
-    verify(store.audit_rows())
+    # Of what has ended the journal keeps no filter.
+    with store._engine.connect() as connection:
+        assert connection.exec_driver_sql("SELECT count(content) FROM intercepts").scalar_one() == 0
+    store.close()
+
+
+FIRST_SCHEMA = """
+PRAGMA application_id = 0x464C5450;
+PRAGMA user_version = 1;
+CREATE TABLE intercepts (criteria_id BIGINT NOT NULL PRIMARY KEY, csource_id VARCHAR NOT NULL,
+  login VARCHAR NOT NULL, cdest_ids VARCHAR NOT NULL, is_static BOOLEAN NOT NULL, added VARCHAR NOT NULL,
+  ended VARCHAR, reason VARCHAR);
+CREATE TABLE audit (number BIGINT NOT NULL PRIMARY KEY, text VARCHAR NOT NULL, hash VARCHAR(64) NOT NULL);
+CREATE TABLE sequences (csource_id VARCHAR NOT NULL PRIMARY KEY, highest VARCHAR(20) NOT NULL);
+INSERT INTO intercepts VALUES (7, 'md', 'md', '["cd1"]', 1, '2026-03-02T10:00:00', NULL, NULL);
+"""
+
+
+def test_a_store_of_the_first_schema_is_brought_up_to_this_one(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    with sqlite3.connect(path) as old:
+        old.executescript(FIRST_SCHEMA)
+    old.close()
+    path.chmod(0o600)
+    store = SqlStore(path)
+    (row,) = store.running()
+    # What it was for was not kept then: it cannot run again.
+    assert (row.criteria_id, row.text, row.written.wall) == (7, None, datetime(2026, 3, 2, 10))  # noqa: DTZ001
+    assert store.last_criteria_id() == 7
+    store.close()
+    SqlStore(path).close()
+
+
+def test_ends_that_no_transaction_could_record_are_kept_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "s.db"
+    store = SqlStore(path)
+    assert store.ended_without_record == frozenset()
+    store.mark_ended([3, 5])
+    store.mark_ended([5, 9])
+    store.close()
+    again = SqlStore(path)
+    assert again.ended_without_record == {3, 5, 9}
+    with again.transaction() as transaction:
+        transaction.end(5, NOW, "deleted")
+    assert again.ended_without_record == {3, 9}
+    again.mark_ended(range(10_000))
+    assert len(again.ended_without_record) == IDS_MAX
+    again.close()
+    assert again.ended_without_record == frozenset()
+
+
+def test_every_transaction_leaves_an_anchor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = SqlStore(tmp_path / "s.db", anchor=tmp_path / "anchors")
+    for number in (1, 2):
+        with store.transaction() as transaction:
+            transaction.audit(record(number))
+    with store.transaction() as transaction:
+        transaction.sequence("md", 7)
+    lines = (tmp_path / "anchors").read_text().splitlines()
+    assert [line.split()[1:] for line in lines] == [[str(row.number), row.hash] for row in store.audit_rows()]
+    (tmp_path / "anchors").unlink()
+    (tmp_path / "anchors").mkdir()
+    with store.transaction() as transaction:
+        transaction.audit(record(3))
+    assert "audit.anchor_file was not written" in caplog.text
+    assert verify(store.audit_rows()) == 3
     store.close()

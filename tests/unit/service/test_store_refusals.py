@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from flowtap.control import AuditRecord, ChainError, Intercept, PortError, verify
+from flowtap.control import AuditRecord, ChainError, Intercept, Now, PortError, verify
 from flowtap.dtcp import FilterText, Timeouts
 from flowtap.errors import ConfigurationError, FlowtapError
 from flowtap.service.store import SqlStore, StoreError
@@ -45,6 +45,11 @@ def intercept(number: int, *cdest_ids: str) -> Intercept:
         idle_since_ns=0,
         last_refresh=datetime(2026, 3, 2),  # noqa: DTZ001 - as the protocol
     )
+
+
+def write(store: SqlStore) -> None:
+    with store.transaction() as transaction:
+        transaction.audit(record(1))
 
 
 def foreign(path: Path, *statements: str) -> None:
@@ -158,13 +163,13 @@ def test_a_locked_database_is_no_traceback(tmp_path: Path) -> None:
 def test_a_full_disk_takes_all_of_a_transaction_or_nothing(tmp_path: Path) -> None:
     store = SqlStore(tmp_path / "s.db")
     with store.transaction() as transaction:
-        transaction.start(intercept(1, "cd1"))
+        transaction.start(intercept(1, "cd1"), Now(NOW, 0))
         transaction.audit(record(1))
     with store._engine.connect() as connection:
         used = connection.exec_driver_sql("PRAGMA page_count").scalar_one()
         connection.exec_driver_sql(f"PRAGMA max_page_count = {used}")
     with pytest.raises(StoreError) as caught, store.transaction() as transaction:
-        transaction.start(intercept(2, "cd1"))
+        transaction.start(intercept(2, "cd1"), Now(NOW, 0))
         transaction.end(1, NOW, "deleted")
         transaction.audit(record(2, size=100_000))
     assert "secret" not in str(caught.value)
@@ -183,9 +188,9 @@ def test_a_full_disk_takes_all_of_a_transaction_or_nothing(tmp_path: Path) -> No
 def test_an_id_is_journalled_once(tmp_path: Path) -> None:
     store = SqlStore(tmp_path / "s.db")
     with store.transaction() as transaction:
-        transaction.start(intercept(7, "cd1"))
+        transaction.start(intercept(7, "cd1"), Now(NOW, 0))
     with pytest.raises(StoreError, match="IntegrityError"), store.transaction() as transaction:
-        transaction.start(intercept(7, "cd2"))
+        transaction.start(intercept(7, "cd2"), Now(NOW, 0))
     assert store.last_criteria_id() == 7
     store.close()
 
@@ -199,9 +204,8 @@ def test_every_failure_is_of_both_kinds(tmp_path: Path) -> None:
     for use in (
         store.last_criteria_id,
         store.running,
-        lambda: store.end_all(NOW, "restart"),
         lambda: list(store.audit_rows()),
-        lambda: store.transaction().__enter__(),
+        lambda: write(store),
     ):
         with pytest.raises(StoreError) as caught:
             use()

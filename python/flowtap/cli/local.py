@@ -1,0 +1,67 @@
+"""Questions and orders to a running tap over its local socket."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from flowtap.cli.console import Exit, fail
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+__all__ = ["ask", "order", "socket_option"]
+
+TIMEOUT_S = 10.0
+
+
+def socket_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the option that names the socket."""
+    return click.option(
+        "--socket",
+        "path",
+        type=click.Path(path_type=Path),
+        default=Path("flowtap.sock"),
+        show_default=True,
+        help="The tap's local socket ([show] socket in its configuration).",
+    )(command)
+
+
+def ask(path: Path, what: str) -> dict[str, Any]:
+    """Asks a running tap.
+
+    Raises:
+        CommandError: There is none, it may not be asked, or it has no answer.
+    """
+    return _exchange(path, {"show": what})
+
+
+def order(path: Path, what: str, argument: object) -> dict[str, Any]:
+    """Has a running tap do something.
+
+    Raises:
+        CommandError: There is none, it may not be asked, or it could not be done.
+    """
+    return _exchange(path, {"do": what, "with": argument})
+
+
+def _exchange(path: Path, question: object) -> dict[str, Any]:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
+        asking.settimeout(TIMEOUT_S)
+        try:
+            asking.connect(str(path))
+            asking.sendall(json.dumps(question).encode() + b"\n")
+            with asking.makefile("rb") as reader:
+                answer: dict[str, Any] = json.loads(reader.readline())
+        except PermissionError:
+            fail(f"{path}: the socket may not be opened", Exit.RIGHT_MISSING)
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "no answer"
+            fail(f"{path}: {reason}; is the tap running?")
+    if "error" in answer and answer.keys() <= {"error", "refused"}:
+        fail(str(answer["error"]), Exit.RIGHT_MISSING if answer.get("refused") else Exit.FAILED)
+    return answer

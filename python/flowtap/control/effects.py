@@ -1,0 +1,207 @@
+"""The order in which a change takes effect, and what is left when a part of it fails.
+
+A start is recorded, then copies. A stop stops copying, is then recorded; when it cannot be recorded, copying
+stays stopped and the record is tried again with the next change. What changes is recorded, then rules.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from flowtap.control import records
+from flowtap.control.collection import Intercepts
+from flowtap.control.ports import PortError
+from flowtap.dtcp.messages import ErrorResult
+from flowtap.dtcp.status import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterable
+    from datetime import datetime
+
+    from flowtap.control.audit import AuditRecord
+    from flowtap.control.model import Intercept, Now
+    from flowtap.control.ports import DataPlane, Store, Transaction
+
+__all__ = ["Effects", "End", "internal"]
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """A stop.
+
+    Attributes:
+        criteria_id: What stops.
+        csource_id: Whose it is.
+        login: Who wants it; empty for the tap itself.
+        reason: Why.
+        when: When copying stopped; a record that is written later still says so.
+    """
+
+    criteria_id: int
+    csource_id: str
+    login: str
+    reason: str
+    when: datetime
+
+    @classmethod
+    def of(cls, intercept: Intercept, login: str, reason: str, now: Now) -> Self:
+        """The stop of an intercept, now."""
+        return cls(intercept.criteria_id, intercept.csource_id, login, reason, now.wall)
+
+
+def internal(info: str) -> ErrorResult:
+    """The answer where the tap itself has failed."""
+    return ErrorResult(Status.SERVER_INTERNAL_ERROR, info=info)
+
+
+class Effects:
+    """Carries changes out: in the store, in the data plane, and in what is known to run.
+
+    Args:
+        store: Journal and audit log.
+        data_plane: The tap.
+    """
+
+    def __init__(self, store: Store, data_plane: DataPlane) -> None:
+        self._store = store
+        self._data_plane = data_plane
+        self._ends: list[End] = []
+        self._unwritten: list[AuditRecord] = []
+        self.running = Intercepts()
+
+    @property
+    def pending_ends(self) -> tuple[int, ...]:
+        """Criteria that copy nothing any more and whose end is not recorded yet."""
+        return tuple(each.criteria_id for each in self._ends)
+
+    @property
+    def has_unwritten(self) -> bool:
+        """Whether something waits to be recorded."""
+        return bool(self._ends or self._unwritten)
+
+    def start(
+        self, added: Collection[Intercept], audit: Iterable[AuditRecord], now: Now
+    ) -> ErrorResult | None:
+        """Records intercepts and lets them copy; an error takes back everything.
+
+        Args:
+            added: What begins.
+            audit: What else is to be recorded, whether or not something begins.
+            now: When.
+        """
+        try:
+            with self._store.transaction() as transaction:
+                self._record_waiting(transaction)
+                for record in audit:
+                    transaction.audit(record)
+                for intercept in added:
+                    transaction.start(intercept, now)
+                    transaction.audit(records.started(intercept, now))
+        except PortError:
+            return internal("the journal could not be written; nothing was started")
+        self._written()
+        active = [each for each in added if each.is_active]
+        if active:
+            try:
+                self._data_plane.change(active, ())
+            except PortError:
+                # A worker that comes back late must not find them.
+                self._withdraw(active)
+                self.end([End.of(each, each.login, "data plane failed", now) for each in added])
+                return internal("the data plane did not take the criteria; nothing was started")
+        self.running.put(added)
+        return None
+
+    def _withdraw(self, intercepts: Iterable[Intercept]) -> None:
+        try:
+            self._data_plane.change((), [each.criteria_id for each in intercepts])
+        except PortError:
+            return
+
+    def stop(self, ends: Collection[End], audit: Iterable[AuditRecord] = ()) -> ErrorResult | None:
+        """Stops copying, then records it."""
+        stopping = [end.criteria_id for end in ends]
+        if any(self.running.by_id[number].is_active for number in stopping):
+            try:
+                self._data_plane.change((), stopping)
+            except PortError:
+                self.end((), audit)
+                return internal("the data plane did not answer; the criteria may still copy")
+        self.running.remove(stopping)
+        if self.end(ends, audit):
+            return None
+        return internal("copying has stopped; the journal could not be written and is tried again")
+
+    def change(
+        self, changed: Collection[Intercept], audit: Iterable[AuditRecord], now: Now
+    ) -> ErrorResult | None:
+        """Records what intercepts are from now on, then lets it rule."""
+        try:
+            with self._store.transaction() as transaction:
+                self._record_waiting(transaction)
+                for intercept in changed:
+                    transaction.update(intercept, now)
+                for record in audit:
+                    transaction.audit(record)
+        except PortError:
+            return internal("the journal could not be written; nothing was changed")
+        self._written()
+        active = [each for each in changed if each.is_active]
+        if active:
+            try:
+                self._data_plane.change(active, ())
+            except PortError:
+                return internal("the data plane did not take the change; what ran before runs on")
+        self.running.put(changed)
+        return None
+
+    def resume(self, restored: Collection[Intercept], now: Now) -> None:
+        """Lets intercepts copy again whose start is on record.
+
+        Raises:
+            PortError: The data plane failed.
+        """
+        counted = [each for each in restored if each.carried.packets]
+        try:
+            with self._store.transaction() as transaction:
+                for intercept in counted:
+                    transaction.update(intercept, now)
+        except PortError:
+            # The journal still has what it had; the next run is told again what was counted.
+            pass
+        active = [each for each in restored if each.is_active]
+        if active:
+            self._data_plane.change(active, ())
+        self.running.put(restored)
+
+    def end(self, ends: Iterable[End] = (), audit: Iterable[AuditRecord] = ()) -> bool:
+        """Records what has ended, and acts that changed nothing; what cannot be written waits.
+
+        Returns:
+            Whether it was written.
+        """
+        self._ends += ends
+        self._unwritten += audit
+        try:
+            with self._store.transaction() as transaction:
+                self._record_waiting(transaction)
+        except PortError:
+            # A restart must not let them copy again.
+            self._store.mark_ended(self.pending_ends)
+            return False
+        self._written()
+        return True
+
+    def _record_waiting(self, transaction: Transaction) -> None:
+        for record in self._unwritten:
+            transaction.audit(record)
+        for each in self._ends:
+            transaction.end(each.criteria_id, each.when, each.reason)
+            transaction.audit(
+                records.stopped(each.csource_id, each.criteria_id, each.login, each.reason, each.when)
+            )
+
+    def _written(self) -> None:
+        self._ends.clear()
+        self._unwritten.clear()

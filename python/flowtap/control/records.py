@@ -1,0 +1,100 @@
+"""What the audit log says of an act."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from flowtap.control.audit import AuditRecord
+from flowtap.control.authorize import FILTER_NAMES
+from flowtap.dtcp.messages import AddRequest, DeleteRequest, ListRequest, NoopRequest, RefreshRequest
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+    from flowtap.control.authorize import Refused
+    from flowtap.control.model import Intercept, Now, Principal
+    from flowtap.dtcp.messages import Request
+
+__all__ = ["METHODS", "about", "refusal", "reset", "restarted", "started", "stopped", "times"]
+
+METHODS: Final = {
+    AddRequest: "ADD",
+    DeleteRequest: "DELETE",
+    RefreshRequest: "REFRESH",
+    ListRequest: "LIST",
+    NoopRequest: "NOOP",
+}
+
+
+def _asked(intercept: Intercept) -> tuple[tuple[str, str], ...]:
+    """What was asked for."""
+    filters = (
+        (name, value)
+        for field, name in FILTER_NAMES.items()
+        if (value := getattr(intercept.filter, field)) is not None
+    )
+    excluded = (("excluded", each) for each in intercept.excluded)
+    deliveries = (
+        (
+            "delivery",
+            f"{name} {each.address} {each.port} from {each.source_address} {each.source_port}",
+        )
+        for name, each in zip(intercept.cdest_ids, intercept.deliveries, strict=True)
+    )
+    order = (("order", intercept.order),) if intercept.order else ()
+    address = ("address", str(intercept.csource_address))
+    return (*filters, *excluded, *deliveries, *times(intercept), *order, address)
+
+
+def times(intercept: Intercept) -> tuple[tuple[str, str], ...]:
+    """What ends it."""
+    return tuple(
+        (name, str(value))
+        for name in ("idle_s", "total_s", "packets", "octets")
+        if (value := getattr(intercept.timeouts, name)) is not None
+    )
+
+
+def started(intercept: Intercept, now: Now) -> AuditRecord:
+    """It copies from now on, or waits for approval."""
+    return AuditRecord(
+        when=now.wall,
+        event="start" if intercept.is_active else "accept",
+        login=intercept.login,
+        csource_id=intercept.csource_id,
+        criteria_id=intercept.criteria_id,
+        detail=_asked(intercept),
+    )
+
+
+def about(
+    event: str, intercept: Intercept, login: str, when: datetime, *detail: tuple[str, str]
+) -> AuditRecord:
+    """Something that happens to an intercept that runs on."""
+    return AuditRecord(when, event, login, intercept.csource_id, intercept.criteria_id, detail)
+
+
+def stopped(csource_id: str, criteria_id: int, login: str, reason: str, when: datetime) -> AuditRecord:
+    """It copies no more."""
+    return AuditRecord(when, "stop", login, csource_id, criteria_id, (("reason", reason),))
+
+
+def refusal(principal: Principal, request: Request, refused: Refused, now: Now) -> AuditRecord:
+    """A request that was not served."""
+    detail = (
+        ("request", METHODS[type(request)]),
+        ("status", str(refused.status.value)),
+        ("reason", refused.info),
+        ("address", str(principal.address)),
+    )
+    return AuditRecord(now.wall, "refuse", principal.login, request.csource_id, None, detail)
+
+
+def reset(csource_id: str, login: str, when: datetime) -> AuditRecord:
+    """The sequence numbers of a control source were forgotten."""
+    return AuditRecord(when, "reset", login, csource_id, None)
+
+
+def restarted(csource_id: str, when: datetime, *detail: tuple[str, str]) -> AuditRecord:
+    """A restart of the tap, as far as one control source is concerned."""
+    return AuditRecord(when, "restart", "", csource_id, None, detail)

@@ -1,0 +1,275 @@
+"""What is shown to whom: accounts to those who may look, filters to their owner alone.
+
+The answers are plain values. Whoever may only look (``flow-tap``) sees numbers, never what they are about:
+not a filter, not an order, not where an ADD came from.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from flowtap.control import (
+    PERMISSION_APPROVE,
+    PERMISSION_TASK,
+    PERMISSION_VIEW,
+    Principal,
+    Refused,
+)
+from flowtap.control import lifetime as lifetimes
+from flowtap.control.authorize import FILTER_NAMES
+from flowtap.dtcp import Status
+from flowtap.service import clock
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from flowtap import Stats
+    from flowtap.control import ControlPlane, Count, Intercept
+    from flowtap.service.dataplane import TapDataPlane
+    from flowtap.service.sequences import SequenceState
+    from flowtap.service.tasking import TaskingLoop
+
+__all__ = ["Views", "may_view", "stats_value"]
+
+
+def stats_value(stats: Stats) -> dict[str, Any]:
+    """An account as plain values."""
+    return {
+        "frames": stats.frames,
+        "octets": stats.octets,
+        "undecodable": stats.undecodable,
+        "own": stats.own,
+        "matched": stats.matched,
+        "wanted": stats.wanted,
+        "copied": stats.copied,
+        "refused": stats.refused,
+        "exported": stats.exported,
+        "in_queue": stats.in_queue,
+        "dropped": stats.dropped,
+        "generation": stats.generation,
+        "criteria": [
+            {"id": each.id, "packets": each.packets, "octets": each.octets, "copies": each.copies}
+            for each in stats.criteria
+        ],
+        "content_destinations": [
+            {
+                "id": each.id,
+                "wanted": each.wanted,
+                "copied": each.copied,
+                "refused": each.refused,
+                "exported": each.exported,
+                "dropped": each.dropped,
+                "last_error": each.last_error,
+            }
+            for each in stats.destinations
+        ],
+    }
+
+
+class Views:
+    """Answers questions about a running tap.
+
+    Args:
+        control: The control plane; asked in its own thread.
+        tasking: Knows that thread, and the accounts of the control sources.
+        data_plane: Knows the accounts of the tap.
+        sequences: Knows the sequence numbers.
+    """
+
+    def __init__(
+        self,
+        control: ControlPlane,
+        tasking: TaskingLoop,
+        data_plane: TapDataPlane,
+        sequences: SequenceState,
+    ) -> None:
+        self._control = control
+        self._tasking = tasking
+        self._data_plane = data_plane
+        self._sequences = sequences
+
+    async def stats(self, principal: Principal) -> dict[str, Any]:
+        """The account of the tap.
+
+        Raises:
+            Refused: The login may not look.
+            PortError: The data plane failed.
+        """
+        may_view(principal)
+        return stats_value(await self._tasking.act(self._data_plane.stats))
+
+    async def intercepts(self, principal: Principal) -> dict[str, Any]:
+        """Intercepts: one's own whole; those that wait for one's approval whole; others as numbers.
+
+        Raises:
+            Refused: The login may neither task, nor approve, nor look.
+            PortError: The data plane failed.
+        """
+        if principal.permissions.isdisjoint({PERMISSION_TASK, PERMISSION_APPROVE, PERMISSION_VIEW}):
+            raise _missing(PERMISSION_VIEW)
+        return await self._tasking.act(self._intercepts, principal)
+
+    def _intercepts(self, principal: Principal) -> dict[str, Any]:
+        counts = self._data_plane.counts()
+        found = []
+        for each in self._control.intercepts:
+            is_own = PERMISSION_TASK in principal.permissions and each.csource_id == principal.login
+            approves = PERMISSION_APPROVE in principal.permissions and not each.is_active
+            if is_own or approves or PERMISSION_VIEW in principal.permissions:
+                count = counts.get(each.criteria_id, each.carried)
+                value = self._numbers(each, count)
+                found.append(value | (_content(each, count) if is_own or approves else {}))
+        return {"intercepts": found, "pending_records": list(self._control.pending_ends)}
+
+    def _numbers(self, intercept: Intercept, count: Count) -> dict[str, Any]:
+        return {
+            "criteria_id": intercept.criteria_id,
+            "control_source": intercept.csource_id,
+            "state": intercept.state.value,
+            "static": intercept.static,
+            "added": intercept.added.isoformat(),
+            "packets": count.packets,
+            "octets": count.octets,
+            "average_bandwidth_bps": self._control.bandwidth_bps(intercept),
+            "refreshes": intercept.refreshes,
+        }
+
+    async def control_sources(self, principal: Principal) -> dict[str, Any]:
+        """The accounts of the control sources, with the columns of the vendor's MIB.
+
+        Raises:
+            Refused: The login may not look.
+        """
+        may_view(principal)
+        return {"control_sources": await self._tasking.act(self._control_sources)}
+
+    def _control_sources(self) -> list[dict[str, Any]]:
+        now_ns = clock.now().monotonic_ns
+        found = []
+        for name in self._control.policy.control_sources:
+            own = self._control.own(name)
+            bandwidth_bps = sum(map(self._control.bandwidth_bps, own))
+            found.append(
+                {
+                    "control_source": name,
+                    **self._tasking.accounts[name].columns(own, bandwidth_bps, now_ns),
+                    "sequence_number": self._sequences.highest(name),
+                }
+            )
+        return found
+
+    async def content_destinations(self, principal: Principal) -> dict[str, Any]:
+        """The accounts of the content destinations, of those that tasking has created as well.
+
+        Raises:
+            Refused: The login may not look.
+            PortError: The data plane failed.
+        """
+        may_view(principal)
+        return {"content_destinations": await self._tasking.act(self._content_destinations)}
+
+    def _content_destinations(self) -> list[dict[str, Any]]:
+        counts = self._data_plane.counts()
+        exports = {each.id: each for each in self._data_plane.stats().destinations}
+        by_name: dict[str, list[Intercept]] = {name: [] for name in self._control.policy.content_destinations}
+        for each in self._control.intercepts:
+            for name in each.cdest_ids:
+                by_name.setdefault(name, []).append(each)
+        return [
+            {
+                "content_destination": name,
+                "configured": name in self._control.policy.content_destinations,
+                "criteria": len(members),
+                "matched_packets": _sum(counts, members, "packets"),
+                "matched_octets": _sum(counts, members, "octets"),
+                "average_bandwidth_bps": sum(map(self._control.bandwidth_bps, members)),
+                "exported": sum(each.exported for each in _labels(exports, name)),
+                "dropped": sum(each.dropped for each in _labels(exports, name)),
+                "refused": sum(each.refused for each in _labels(exports, name)),
+                "last_error": next(
+                    (each.last_error for each in _labels(exports, name) if each.last_error), None
+                ),
+            }
+            for name, members in by_name.items()
+        ]
+
+    # --- what changes something ---------------------------------------------------------------
+
+    async def approve(self, principal: Principal, criteria_ids: list[int]) -> dict[str, Any]:
+        """Lets intercepts begin to copy.
+
+        Raises:
+            Refused: See `ControlPlane.approve`.
+        """
+        await self._tasking.act(self._control.approve, principal, criteria_ids, clock.now())
+        return {"approved": criteria_ids}
+
+    async def reject(self, principal: Principal, criteria_ids: list[int]) -> dict[str, Any]:
+        """Ends intercepts that wait for approval.
+
+        Raises:
+            Refused: See `ControlPlane.reject`.
+        """
+        await self._tasking.act(self._control.reject, principal, criteria_ids, clock.now())
+        return {"rejected": criteria_ids}
+
+    async def clear_criteria(self, principal: Principal, criteria_ids: list[int]) -> dict[str, Any]:
+        """Ends intercepts for the operator.
+
+        Raises:
+            Refused: See `ControlPlane.clear`.
+        """
+        await self._tasking.act(self._control.clear, principal, criteria_ids, clock.now())
+        return {"ended": criteria_ids}
+
+    async def clear_sequence(self, principal: Principal, csource_id: str) -> dict[str, Any]:
+        """Forgets the sequence numbers of a control source.
+
+        Raises:
+            Refused: See `ControlPlane.reset_sequence`.
+        """
+        await self._tasking.act(self._control.reset_sequence, principal, csource_id, clock.now())
+        self._sequences.forget(csource_id)
+        return {"control_source": csource_id}
+
+
+def _missing(permission: str) -> Refused:
+    return Refused(Status.BAD_REQUEST, f"the login's class has no permission {permission}")
+
+
+def may_view(principal: Principal) -> None:
+    """Checks that the login may look at the tap.
+
+    Raises:
+        Refused: It may not.
+    """
+    if PERMISSION_VIEW not in principal.permissions:
+        raise _missing(PERMISSION_VIEW)
+
+
+def _content(intercept: Intercept, count: Count) -> dict[str, Any]:
+    """What only the owner may see."""
+    left = lifetimes.remaining(intercept, count, clock.now().monotonic_ns)
+    times = ("idle_s", "total_s", "packets", "octets")
+    return {
+        "login": intercept.login,
+        "content_destinations": list(intercept.cdest_ids),
+        "filter": {
+            name: value
+            for field, name in FILTER_NAMES.items()
+            if (value := getattr(intercept.filter, field)) is not None
+        },
+        "order": intercept.order or None,
+        "approved_by": intercept.approved_by or None,
+        "timeouts": {name: getattr(intercept.timeouts, name) for name in times},
+        "remaining": {name: getattr(left, name) for name in times},
+    }
+
+
+def _sum(counts: Mapping[int, Count], members: list[Intercept], name: str) -> int:
+    return sum(getattr(counts.get(each.criteria_id, each.carried), name) for each in members)
+
+
+def _labels(exports: Mapping[str, Any], name: str) -> list[Any]:
+    """The outer headers that stand behind one name: it, and it with a number."""
+    return [each for label, each in exports.items() if label == name or label.startswith(f"{name}#")]

@@ -1,0 +1,389 @@
+"""What one control source may tap, for how long, on whose order, and who has to agree."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, timedelta
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scene import DELIVERY, OTHER_DELIVERY, Scene, now, policy, principal
+
+from flowtap.control import (
+    PERMISSION_APPROVE,
+    PERMISSION_CHANGE,
+    PERMISSION_TASK,
+    PERMISSION_VIEW,
+    ContentDestination,
+    PortError,
+    Refused,
+    State,
+)
+from flowtap.dtcp import (
+    AddResult,
+    DeleteResult,
+    ErrorResult,
+    FilterText,
+    ListResult,
+    Parameter,
+    Status,
+    Timeouts,
+)
+from flowtap.service.filters import FilterSpace
+
+
+def refused(scene: Scene, **fields: Any) -> ErrorResult:
+    result = scene.add(**fields)
+    assert isinstance(result, ErrorResult), result
+    assert scene.running == ()
+    return result
+
+
+def events(scene: Scene) -> list[tuple[str, str, int | None]]:
+    rows = [json.loads(row.text) for row in scene.store.audit_rows()]
+    return [(row["event"], row["login"], row["criteria_id"]) for row in rows]
+
+
+# --- filters -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fields", "allowed"),
+    [
+        ({"source": "192.0.2.1"}, True),
+        ({"destination": "192.0.2.0/25"}, True),
+        ({"destination": "198.51.100.1"}, False),
+        ({"source": "192.0.2.0/23"}, False),
+        ({}, False),
+        ({"source": "2001:db8:1::1"}, True),
+        ({"source": "192.0.2.1,198.51.100.1"}, False),
+    ],
+)
+def test_address_space(tmp_path: Path, fields: dict[str, str], allowed: bool) -> None:
+    scene = Scene(tmp_path, allowed_space=FilterSpace(["192.0.2.0/24", "2001:db8::/32"]))
+    result = scene.add(filter=FilterText(**fields))
+    assert isinstance(result, AddResult) == allowed
+    if isinstance(result, ErrorResult):
+        assert result.status is Status.IMPROPER_FILTER
+        assert {each.value for each in result.parameters} == set(fields.values())
+    scene.store.close()
+
+
+@pytest.mark.parametrize(
+    ("fields", "allowed"),
+    [
+        ({"source": "192.0.2.1"}, True),
+        ({"source": "192.0.2.0/24", "destination": "0.0.0.0/0"}, True),
+        ({"source": "192.0.2.0/23"}, False),
+        ({"source": "*", "destination": "2001:db8::/48"}, True),
+        ({"destination": "2001:db8::/47"}, False),
+        ({"source": "192.0.2.1,2001:db8::/32"}, False),
+        ({"protocol": "17"}, False),
+    ],
+)
+def test_breadth(tmp_path: Path, fields: dict[str, str], allowed: bool) -> None:
+    scene = Scene(tmp_path, narrowest_v4=24, narrowest_v6=48)
+    result = scene.add(filter=FilterText(**fields))
+    assert isinstance(result, AddResult) == allowed
+    if isinstance(result, ErrorResult):
+        assert "length 24 (IPv4), 48 (IPv6)" in (result.info or "")
+    scene.store.close()
+
+
+def test_exclusions(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, excluded=("192.0.2.7/32", "2001:db8:7::/48"))
+    scene.added(filter=FilterText(source="192.0.2.0/24"))
+    assert scene.data_plane.active[1].excluded == ("192.0.2.7/32", "2001:db8:7::/48")
+    # The owner sees what he has asked for, and not the operator's list.
+    listed = scene.list()
+    assert isinstance(listed, ListResult)
+    assert listed.entries[0].filter == FilterText(source="192.0.2.0/24")
+    nothing_left = scene.add(filter=FilterText(destination="192.0.2.7"))
+    assert isinstance(nothing_left, ErrorResult)
+    assert nothing_left.status is Status.IMPROPER_FILTER
+    assert nothing_left.info == "nothing is left that may be copied for this control source"
+    assert nothing_left.parameters == (Parameter("Dest-Address", "192.0.2.7"),)
+    scene.store.close()
+
+
+def test_exclusions_that_change_rule_what_runs(scene: Scene) -> None:
+    scene.added()
+    scene.added("md2")
+    assert scene.control.apply_policy(policy(excluded=("203.0.113.9",)), now(1)) == []
+    assert [each.excluded for each in scene.control.intercepts] == [("203.0.113.9",), ()]
+    assert scene.data_plane.active[1].excluded == ("203.0.113.9",)
+    assert events(scene)[-1] == ("change", "", 1)
+
+
+def test_another_policy_ends_what_it_would_refuse(scene: Scene) -> None:
+    scene.added()
+    scene.added(filter=FilterText(source="198.51.100.0/24"))
+    ended = scene.control.apply_policy(policy(allowed_space=FilterSpace(["192.0.2.0/24"])), now(1))
+    assert [each.criteria_id for each in ended] == [2]
+    assert (scene.running, scene.data_plane.installed[-1]) == ((1,), (1,))
+    scene.data_plane.fails = True
+    assert scene.control.apply_policy(policy(allowed_destinations=frozenset({"other"})), now(2)) == []
+    assert scene.running == (1,)
+
+
+# --- bounds of the whole tap ---------------------------------------------------------------------
+
+
+def test_outer_sources(scene: Scene) -> None:
+    narrow = replace(policy(), outer_sources=(ip_network("198.51.100.0/24"),))
+    scene.control.apply_policy(narrow, now())
+    scene.added(cdest_ids=("own",), deliveries=(OTHER_DELIVERY,))
+    scene.added()
+    foreign = replace(OTHER_DELIVERY, source_address=ip_network("203.0.113.5").network_address)
+    result = scene.add(cdest_ids=("far",), deliveries=(foreign,))
+    assert isinstance(result, ErrorResult)
+    assert (result.status, result.parameters[0].value) == (Status.JTAP_FAILURE, "203.0.113.5")
+    # Taken away, the address ends what was sent from it.
+    other = replace(policy(), outer_sources=(ip_network("192.0.2.0/24"),))
+    assert [each.criteria_id for each in scene.control.apply_policy(other, now())] == [1]
+
+
+def test_all_control_sources_together(scene: Scene) -> None:
+    scene.control.apply_policy(replace(policy(), max_criteria=2), now())
+    scene.added()
+    scene.added("md2")
+    for login in ("md", "md2"):
+        result = scene.add(login)
+        assert isinstance(result, ErrorResult)
+        assert (result.status, result.info) == (
+            Status.MAX_CRITERIA_EXCEEDED,
+            "the tap takes no more criteria",
+        )
+
+
+def test_content_destinations_that_tasking_creates(scene: Scene) -> None:
+    scene.control.apply_policy(replace(policy(), max_content_destinations=2), now())
+    two: dict[str, Any] = {"cdest_ids": ("one", "two"), "deliveries": (OTHER_DELIVERY, OTHER_DELIVERY)}
+    scene.added(**two)
+    scene.added("md2", **two)
+    scene.added()
+    result = scene.add(cdest_ids=("three",), deliveries=(OTHER_DELIVERY,))
+    assert isinstance(result, ErrorResult)
+    assert result.status is Status.MAX_CONTENT_DESTINATIONS_EXCEEDED
+    scene.delete(1)
+    assert isinstance(scene.add(cdest_ids=("three",), deliveries=(OTHER_DELIVERY,)), ErrorResult)
+    scene.delete(2, login="md2")
+    scene.added(cdest_ids=("three",), deliveries=(OTHER_DELIVERY,))
+
+
+# --- orders --------------------------------------------------------------------------------------
+
+
+def order(
+    reference: str | None = "2026/17", end: str | None = "2026-03-02T10:01:00Z"
+) -> tuple[Parameter, ...]:
+    given = (("x-flowtap-order", reference), ("X-FlowTap-Order-End", end))
+    return tuple(Parameter(name, value) for name, value in given if value is not None)
+
+
+def test_an_order_ends_its_intercept_static_or_not(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, needs_order=True)
+    first = scene.added(extensions=order())
+    second = scene.added(
+        static=False, timeouts=Timeouts(total_s=1000), extensions=order(end="2026-03-02T12:01:00+02:00")
+    )
+    third = scene.added(static=False, timeouts=Timeouts(total_s=30), extensions=order())
+    assert [each.order for each in scene.control.intercepts] == ["2026/17"] * 3
+    assert scene.control.next_deadline_ns() == now(30).monotonic_ns
+    assert [each.reason for each in scene.expire(30)] == ["total"]
+    # No refresh makes an order longer.
+    scene.refresh(50, cdest_id="cd1", timeouts=Timeouts(total_s=1000))
+    assert scene.expire(59) == []
+    assert {each.intercept.criteria_id: each.reason for each in scene.expire(60)} == {
+        first: "order",
+        second: "order",
+    }
+    assert third not in scene.running
+    scene.store.close()
+
+
+@pytest.mark.parametrize(
+    ("extensions", "status"),
+    [
+        ((), Status.BAD_REQUEST),
+        (order(end=None), Status.BAD_REQUEST),
+        (order(reference=None), Status.BAD_REQUEST),
+        (order(reference="x" * 129), Status.BAD_REQUEST),
+        (order(end="tomorrow"), Status.BAD_REQUEST),
+        (order(end="2026-03-02T10:01:00"), Status.BAD_REQUEST),
+        (order(end="2026-03-02T10:00:00Z"), Status.IMPROPER_TIMEOUT),
+    ],
+)
+def test_orders_that_are_none(tmp_path: Path, extensions: tuple[Parameter, ...], status: Status) -> None:
+    scene = Scene(tmp_path, needs_order=True)
+    assert refused(scene, extensions=extensions).status is status
+    scene.store.close()
+
+
+def test_an_order_may_be_named_where_none_is_needed(scene: Scene) -> None:
+    scene.added(extensions=order(end=None))
+    scene.added(extensions=order(reference=None))
+    first, second = scene.control.intercepts
+    assert (first.order, first.order_end_ns) == ("2026/17", None)
+    assert (second.order, second.order_end_ns) == ("", now(60).monotonic_ns)
+    assert scene.add(extensions=order(end="never")) != AddResult(3)
+
+
+def test_a_wall_clock_with_a_zone(scene: Scene) -> None:
+    moment = replace(now(), wall=now().wall.replace(tzinfo=UTC) + timedelta(hours=1))
+    from scene import add_request  # noqa: PLC0415 - beside the moment that it needs
+
+    result = scene.control.handle(principal(), add_request(extensions=order()), moment)
+    assert isinstance(result, ErrorResult)
+    assert result.status is Status.IMPROPER_TIMEOUT
+
+
+# --- approval ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def waiting(tmp_path: Path) -> Any:
+    made = Scene(tmp_path, needs_approval=True)
+    yield made
+    made.store.close()
+
+
+CHIEF = principal("chief", PERMISSION_APPROVE)
+
+
+def states(scene: Scene) -> list[str]:
+    listed = scene.list()
+    assert isinstance(listed, ListResult)
+    found = [{each.name: each.value for each in entry.extensions} for entry in listed.entries]
+    return [each["X-FlowTap-State"] for each in found]
+
+
+def test_nothing_is_copied_before_somebody_else_agrees(waiting: Scene) -> None:
+    assert waiting.add() == AddResult(1)
+    waiting.added(static=False, timeouts=Timeouts(idle_s=10))
+    assert states(waiting) == ["pending", "pending"]
+    assert waiting.data_plane.installed == []
+    # Idle time does not run while nothing could match.
+    assert waiting.expire(60) == []
+    waiting.control.approve(CHIEF, [1, 2], now(100))
+    assert states(waiting) == ["active", "active"]
+    assert waiting.data_plane.installed == [(1, 2)]
+    assert [each.approved_by for each in waiting.control.intercepts] == ["chief", "chief"]
+    assert events(waiting) == [
+        ("accept", "md", 1),
+        ("accept", "md", 2),
+        ("approve", "chief", 1),
+        ("approve", "chief", 2),
+        ("start", "md", 1),
+        ("start", "md", 2),
+    ]
+    assert [each.reason for each in waiting.expire(110)] == ["idle"]
+
+
+def test_what_waits_can_end(waiting: Scene) -> None:
+    first, second, third = (
+        waiting.added(),
+        waiting.added(),
+        waiting.added(static=False, timeouts=Timeouts(total_s=5)),
+    )
+    waiting.control.reject(CHIEF, [first], now(1))
+    assert waiting.delete(second) == DeleteResult(1)
+    assert [each.intercept.criteria_id for each in waiting.expire(5)] == [third]
+    assert waiting.running == ()
+    assert waiting.data_plane.installed == []
+    assert waiting.store.running() == []
+
+
+def test_who_may_approve_what(waiting: Scene) -> None:
+    first = waiting.added()
+    for who, ids, words in (
+        (
+            principal("chief", PERMISSION_TASK, PERMISSION_VIEW, PERMISSION_CHANGE),
+            [first],
+            "no permission to approve",
+        ),
+        (principal("md", PERMISSION_APPROVE), [first], "nobody approves what he has asked for"),
+        (CHIEF, [first, 7], "criteria 7 do not wait"),
+    ):
+        for act in (waiting.control.approve, waiting.control.reject):
+            with pytest.raises(Refused, match=words):
+                act(who, ids, now())
+    assert states(waiting) == ["pending"]
+    waiting.control.approve(CHIEF, [first], now())
+    with pytest.raises(Refused, match="do not wait"):
+        waiting.control.approve(CHIEF, [first], now())
+
+
+def test_an_approval_that_fails_leaves_it_waiting(waiting: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = waiting.added()
+    waiting.data_plane.fails = True
+    with pytest.raises(Refused, match="data plane did not take"):
+        waiting.control.approve(CHIEF, [first], now())
+    waiting.data_plane.fails = False
+    assert states(waiting) == ["pending"]
+
+    def failing() -> Any:
+        raise PortError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(waiting.store, "transaction", failing)
+        with pytest.raises(Refused, match="journal could not be written"):
+            waiting.control.approve(CHIEF, [first], now())
+        with pytest.raises(Refused, match="copying has stopped"):
+            waiting.control.reject(CHIEF, [first], now())
+    assert waiting.running == ()
+
+
+# --- what the operator does ----------------------------------------------------------------------
+
+OPERATOR = principal("operator", PERMISSION_CHANGE)
+
+
+def test_the_operator_ends_what_runs(scene: Scene) -> None:
+    first, second = scene.added(), scene.added("md2")
+    with pytest.raises(Refused, match="no permission to change"):
+        scene.control.clear(principal("md"), [first], now())
+    with pytest.raises(Refused, match="there are no criteria 9"):
+        scene.control.clear(OPERATOR, [first, 9], now())
+    scene.control.clear(OPERATOR, [first], now())
+    assert scene.running == (second,)
+    assert events(scene)[-1] == ("stop", "operator", first)
+    scene.data_plane.fails = True
+    with pytest.raises(Refused, match="may still copy"):
+        scene.control.clear(OPERATOR, [second], now())
+    assert scene.running == (second,)
+
+
+def test_the_operator_forgets_sequence_numbers(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.control.keep_sequences({"md": 7, "md2": 8})
+    with pytest.raises(Refused, match="no permission to change"):
+        scene.control.reset_sequence(principal("md"), "md", now())
+    with pytest.raises(Refused, match="there is no control source nobody"):
+        scene.control.reset_sequence(OPERATOR, "nobody", now())
+    scene.control.reset_sequence(OPERATOR, "md", now())
+    assert scene.store.sequences() == {"md2": 8}
+    assert events(scene) == [("reset", "operator", None)]
+
+    def failing() -> Any:
+        raise PortError
+
+    monkeypatch.setattr(scene.store, "transaction", failing)
+    with pytest.raises(Refused, match="nothing was changed"):
+        scene.control.reset_sequence(OPERATOR, "md2", now())
+
+
+def test_priorities_are_shown_where_they_say_something(scene: Scene) -> None:
+    scene.added(priority=1, extensions=())
+    scene.added(priority=2, extensions=())
+    listed = scene.list()
+    assert isinstance(listed, ListResult)
+    assert [entry.extensions for entry in listed.entries] == [(), (Parameter("X-FlowTap-Priority", "2"),)]
+
+
+def test_a_policy_is_a_value() -> None:
+    assert policy() == policy()
+    assert policy().content_destinations["cd1"] == ContentDestination("cd1", DELIVERY, refuse_oversize=True)
+    assert State("pending") is State.PENDING
