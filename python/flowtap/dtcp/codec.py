@@ -66,7 +66,10 @@ TIMEOUT_PARAMETERS: Final[Mapping[str, str]] = {
 }
 _ENVELOPE: Final = frozenset({"csource-id", "seq", "authentication-info"})
 _BY_METHOD: Final[Mapping[str, frozenset[str]]] = {
-    "ADD": frozenset({*FILTER_PARAMETERS, *TIMEOUT_PARAMETERS, "action", "priority", "flags", "cdest-id"}),
+    "ADD": frozenset(
+        # The vendor's own IPVersion stands without "X-".
+        {*FILTER_PARAMETERS, *TIMEOUT_PARAMETERS, "action", "priority", "flags", "cdest-id", "ipversion"}
+    ),
     "DELETE": frozenset({"criteria-id", "cdest-id", "flags"}),
     "REFRESH": frozenset({*TIMEOUT_PARAMETERS, "criteria-id", "cdest-id"}),
     "LIST": frozenset({"criteria-id", "cdest-id", "flags"}),
@@ -88,10 +91,19 @@ _TIMEOUT_HIGHEST: Final = {
 _ANY_NUMBER: Final = 10**40 - 1
 
 _DESTINATIONS_MAX: Final = 2
-# Matching by interface, VRF or layer-2 family would be wider than asked for if it were left out.
-_UNSUPPORTED: Final = frozenset(
-    {"x-jtap-vrf-name", "x-jtap-input-interface", "x-jtap-output-interface", "x-jtap-filter-family"}
+_IPV6_SINCE: Final = Version(0, 7)
+"""Before it the protocol had IPv4 addresses only [DTCP App. A]."""
+# Matching by interface, VRF or layer-2 family would be wider than asked for if it were left out; and so would
+# an ADD for one subscriber, which the vendor's routers know by these.
+_SUBSCRIBER: Final = frozenset(
+    {
+        *("x-interface-id", "x-username", "x-act-sess-id", "x-ip-addr", "x-call-sta-id", "x-nas-port-id"),
+        *("x-rm-circuit-id", "x-logical-system", "x-router-instance"),
+    }
 )
+_UNSUPPORTED: Final = _SUBSCRIBER | {
+    *("x-jtap-vrf-name", "x-jtap-input-interface", "x-jtap-output-interface", "x-jtap-filter-family")
+}
 _INTERFACES: Final = frozenset({"x-jtap-input-interface", "x-jtap-output-interface"})
 
 
@@ -283,7 +295,9 @@ class AddParts:
     deliveries: tuple[Delivery, ...]
 
 
-def add_parts(given: Mapping[str, Parameter], limits: Limits, *, needs_destination: bool = True) -> AddParts:
+def add_parts(
+    given: Mapping[str, Parameter], limits: Limits, version: Version, *, needs_destination: bool = True
+) -> AddParts:
     """Reads the parameters that an ADD shares with a criteria file.
 
     Raises:
@@ -308,7 +322,7 @@ def add_parts(given: Mapping[str, Parameter], limits: Limits, *, needs_destinati
             status=Status.NOT_IMPLEMENTED,
         )
     timeouts = _timeouts(numbers)
-    _check_ip_version(given)
+    _check_families(given, version)
     return AddParts(cdest_ids, filter_text, timeouts, _deliveries(given, cdest_ids))
 
 
@@ -342,24 +356,28 @@ def _timeout(given: Parameter, highest: int) -> int:
         raise SyntaxFault(info, given) from None
 
 
-def _check_ip_version(given: Mapping[str, Parameter]) -> None:
-    """The vendor's mark of a filter's family must not speak against the filter's addresses."""
-    version = given.get("x-jtap-ip-version")
-    if version is None:
-        return
-    family = version.value.lower()
-    if family not in {"ipv4", "ipv6"}:
-        info = "X-JTap-IP-Version: ipv4 or ipv6 is right"
-        raise SyntaxFault(info, version, status=Status.JTAP_FAILURE)
-    other = "." if family == "ipv6" else ":"
-    for each in _known(given.get("source-address"), given.get("dest-address")):
-        if any(_family_mark(element) == other for element in each.value.split(",")):
-            raise SyntaxFault(
-                f"X-JTap-IP-Version: {each.name} has addresses of the other family",
-                version,
-                each,
-                status=Status.JTAP_FAILURE,
-            )
+def _check_families(given: Mapping[str, Parameter], version: Version) -> None:
+    """Addresses must be of a family that the version has, and not of one that the vendor's mark excludes."""
+    addresses = _known(given.get("source-address"), given.get("dest-address"))
+    if version < _IPV6_SINCE:
+        outer = _known(given.get("x-jtap-cdest-dest-address"), given.get("x-jtap-cdest-source-address"))
+        for each in (*addresses, *outer):
+            if ":" in each.value:
+                raise SyntaxFault(f"{each.name}: {version} has IPv4 addresses only", each)
+    for mark in _known(given.get("x-jtap-ip-version"), given.get("ipversion")):
+        family = mark.value.lower()
+        if family not in {"ipv4", "ipv6"}:
+            info = f"{mark.name}: ipv4 or ipv6 is right"
+            raise SyntaxFault(info, mark, status=Status.JTAP_FAILURE)
+        other = "." if family == "ipv6" else ":"
+        for each in addresses:
+            if any(_family_mark(element) == other for element in each.value.split(",")):
+                raise SyntaxFault(
+                    f"{mark.name}: {each.name} has addresses of the other family",
+                    mark,
+                    each,
+                    status=Status.JTAP_FAILURE,
+                )
 
 
 def _family_mark(element: str) -> str | None:
@@ -389,7 +407,7 @@ def _parse_add(
 ) -> AddRequest:
     named = flags(given, ADD_FLAGS)
     rank = priority(given)
-    parts = add_parts(given, limits)
+    parts = add_parts(given, limits, version)
     static = "static" in named
     times = (
         parts.timeouts.idle_s,

@@ -27,6 +27,7 @@ _NAMES = frozenset(
         "priority",
         "flags",
         "cdest-id",
+        "ipversion",
         "csource-id",
         "seq",
         "authentication-info",
@@ -122,7 +123,7 @@ def _entry(block: list[tuple[int, str]], number: int, path: str) -> CriteriaFile
         at = start
         flags = codec.flags(given, codec.ADD_FLAGS)
         codec.priority(given)
-        parts = codec.add_parts(given, Limits(), needs_destination=False)
+        parts = codec.add_parts(given, Limits(), version, needs_destination=False)
     except SyntaxFault as fault:
         line_of_fault = fault.parameters[0].line if fault.parameters else at
         info = fault.info.removeprefix(f"line {at}: ")

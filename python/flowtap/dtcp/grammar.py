@@ -174,8 +174,8 @@ def id_list(given: Parameter, limits: Limits) -> tuple[IdRange, ...]:
     """
     elements = _elements(given)
     if len(elements) > limits.list_elements:
-        info = f"{given.name}: at most {limits.list_elements} elements are right"
-        raise SyntaxFault(info, given)
+        info = f"{given.name}: lists of more than {limits.list_elements} elements are not implemented"
+        raise SyntaxFault(info, given, status=Status.NOT_IMPLEMENTED)
     return tuple(_id_range(given, element) for element in elements)
 
 

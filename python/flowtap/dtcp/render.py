@@ -211,7 +211,7 @@ def _one_line(text: str) -> str:
 def render_response(response: Response, dialect: Dialect, key: Key) -> bytes:
     """Writes a response in one piece, LIST entries included."""
     result = response.result
-    status = result.status if isinstance(result, ErrorResult) else Status.OK
+    status = result.status.as_of(response.version) if isinstance(result, ErrorResult) else Status.OK
     first = f"{response.version} {status.value} {status.reason}"
     lines = _result_lines(response, dialect)
     timestamp = ("Timestamp", grammar.format_time(response.timestamp))

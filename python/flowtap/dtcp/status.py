@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from flowtap.dtcp.messages import Version
+
 __all__ = ["Status"]
 
 
@@ -38,11 +40,18 @@ class Status(IntEnum):
         """The reason phrase."""
         return _REASONS[self]
 
+    def as_of(self, version: Version) -> Status:
+        """The code that a version has for it: before 0.7 a limit was an internal error [DTCP App. A]."""
+        return Status.SERVER_INTERNAL_ERROR if version < _LIMITS_SINCE and self in _LIMITS else self
+
     @property
     def is_silent(self) -> bool:
         """Whether the code is only logged: such a message gets no answer at all [DTCP §4.4]."""
         return self in _SILENT
 
+
+_LIMITS_SINCE = Version(0, 7)
+_LIMITS = frozenset({Status.MAX_CRITERIA_EXCEEDED, Status.MAX_CONTENT_DESTINATIONS_EXCEEDED})
 
 _SILENT = frozenset(
     {

@@ -113,6 +113,11 @@ def test_wrong_adds(text: str, code: Status) -> None:
         ("X-JTap-IP-Version: ipv6\nSource-Address: *,!192.0.2.1", Status.JTAP_FAILURE),
         ("X-JTap-IP-Version: ipv4\nDest-Address: ::ffff:192.0.2.1", Status.JTAP_FAILURE),
         ("X-JTap-VRF-Name: red\nX-Interface-Id: demux0.1", Status.JTAP_FAILURE),
+        ("IPVersion: ipv5", Status.JTAP_FAILURE),
+        ("IPVersion: ipv6\nSource-Address: 192.0.2.1", Status.JTAP_FAILURE),
+        # An ADD for one subscriber would tap everybody if this were discarded.
+        ("X-UserName: somebody", Status.JTAP_FAILURE),
+        ("x-rm-circuit-id: 7", Status.JTAP_FAILURE),
     ],
 )
 def test_vendor_parameters_that_would_change_the_filter(text: str, code: Status) -> None:
@@ -122,6 +127,32 @@ def test_vendor_parameters_that_would_change_the_filter(text: str, code: Status)
 def test_a_family_that_agrees_with_the_filter_is_accepted() -> None:
     for text in ("IPv6\nSource-Address: ::ffff:192.0.2.1-*", "ipv4\nDest-Address: 192.0.2.0/24", "ipv6"):
         assert isinstance(add(f"X-JTap-IP-Version: {text}\n"), AddRequest)
+
+
+def test_white_space_that_may_be_and_that_may_not() -> None:
+    """Blanks at the end of a line and around a colon are nothing; inside a value they are wrong."""
+    assert isinstance(add("Protocol\t :  6,17 \t\n"), AddRequest)
+    assert isinstance(parse("ADD \t DTCP/0.7  \nCdest-ID: cd1\nFlags: Static"), AddRequest)
+    for text in ("Priority: 1 2", "\tPriority: 1", "Flags : Static, SendAsync x"):
+        assert add_status(text, flags="") == Status.BAD_REQUEST, text
+    for names in ("a b", "cd1 ,cd2", "cd1,  cd2"):
+        assert status(f"ADD DTCP/0.7\nCdest-ID: {names}\nFlags: Static") == Status.BAD_REQUEST, names
+    assert status(" ADD DTCP/0.7\nCdest-ID: cd1\nFlags: Static") == Status.BAD_REQUEST
+
+
+def test_what_the_first_version_did_not_have() -> None:
+    """0.6 has no IPv6 addresses; what is added to it must not mean something else in it."""
+    text = "ADD DTCP/{}\nSource-Address: {}\nCdest-ID: cd1\nFlags: Static"
+    assert isinstance(parse(text.format("0.6", "192.0.2.1")), AddRequest)
+    assert isinstance(parse(text.format("0.7", "2001:db8::1")), AddRequest)
+    assert status(text.format("0.6", "2001:db8::1")) == Status.BAD_REQUEST
+    delivery = "X-JTap-Cdest-Dest-Address: 2001:db8::9\n"
+    assert status(f"ADD DTCP/0.6\nCdest-ID: cd1\nFlags: Static\n{delivery}") == Status.BAD_REQUEST
+
+
+def test_lists_have_a_bound() -> None:
+    ids = ",".join(map(str, range(4097)))
+    assert status(f"DELETE DTCP/0.7\nCriteria-ID: {ids}") == Status.NOT_IMPLEMENTED
 
 
 def test_a_request_without_destination_is_wrong_before_its_action_is_looked_at() -> None:
