@@ -5,138 +5,26 @@ from __future__ import annotations
 import asyncio
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from daemon import ADD, FOR_EVER, KEY, ONCE, OWN_KEY, V7, Tap, end, start, write_configuration
 
 from flowtap import Receiver
 from flowtap.cli.local import ask
 from flowtap.cli.main import run
-from flowtap.dtcp import Key, ListRequest, NoopRequest, Version
+from flowtap.dtcp import ListRequest, NoopRequest
 from flowtap.dtcp.render import render_request, sign
-from flowtap.mediation import TaskingClient, TaskingError
-from flowtap.service.logins import hash_password
-
-CAPTURE = Path(__file__).parents[1] / "captures" / "plain.pcap"
-KEY = Key(b"Juniper")
-OWN_KEY = Key(b"a key of its own")
-V7 = Version(0, 7)
-ADD = (
-    "ADD DTCP/0.7\nCdest-ID: cd{at}\nSource-Address: 192.0.2.{at}\nX-JTap-Cdest-Dest-Address: 127.0.0.1\n"
-    "X-JTap-Cdest-Dest-Port: {port}\nX-JTap-Cdest-Source-Address: 127.0.0.1\n"
-    "X-JTap-Cdest-Source-Port: 40001\nFlags: STATIC"
-)
+from flowtap.mediation import TaskingError
 
 pytestmark = pytest.mark.interop
 
 
-@dataclass
-class Tap:
-    directory: Path
-    process: subprocess.Popen[bytes]
-    port: int
-
-    def client(
-        self, user: str = "md", key: Key = KEY, password: str = "right", timeout_s: float = 5
-    ) -> TaskingClient:
-        return TaskingClient(
-            "127.0.0.1",
-            self.port,
-            user=user,
-            key=key,
-            password=password,
-            known_hosts=self.directory / "known_hosts",
-            timeout_s=timeout_s,
-        )
-
-    def openssh(self, *words: str, data: bytes = b"", user: str = "md") -> subprocess.CompletedProcess[bytes]:
-        options = [
-            *("-p", str(self.port), "-i", str(self.directory / "id"), "-F", "none"),
-            *("-o", f"UserKnownHostsFile={self.directory / 'known_hosts'}", "-o", "IdentitiesOnly=yes"),
-            *("-o", "PasswordAuthentication=no", "-o", "BatchMode=yes"),
-        ]
-        return subprocess.run(
-            ["ssh", *options, f"{user}@127.0.0.1", *words],
-            input=data,
-            capture_output=True,
-            timeout=20,
-            check=False,
-        )
-
-    @property
-    def log(self) -> str:
-        return (self.directory / "log").read_text()
-
-
-def write_configuration(directory: Path, source: str) -> None:
-    for name in ("host_key", "id"):
-        subprocess.run(
-            ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / name)], check=True
-        )
-    (directory / "hash").write_text(hash_password("right"))
-    (directory / "own.key").write_bytes(OWN_KEY.octets)
-    for name in ("hash", "own.key"):
-        (directory / name).chmod(0o600)
-    (directory / "flowtap.toml").write_text(
-        f"""
-[element.replay]
-{source}
-[login.class.tasker]
-permissions = ["flow-tap-operation"]
-[login.class.reader]
-permissions = ["flow-tap", "flow-tap-control"]
-[login.user.md]
-class = "tasker"
-password_hash_file = "hash"
-authorized_keys_file = "id.pub"
-[login.user.md2]
-class = "tasker"
-password_hash_file = "hash"
-[login.user.reader]
-class = "reader"
-password_hash_file = "hash"
-authorized_keys_file = "id.pub"
-[control_source.md]
-[control_source.md2]
-key_file = "own.key"
-[dtcp.ssh]
-listen = ["127.0.0.1:0"]
-host_key_file = "host_key"
-"""
-    )
-
-
-def start(directory: Path) -> Tap:
-    log = (directory / "log").open("ab")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "flowtap", "run", "--config", str(directory / "flowtap.toml")], stderr=log
-    )
-    log.close()
-    deadline = time.monotonic() + 15
-    while "DTCP over SSH on" not in (directory / "log").read_text():
-        assert process.poll() is None, (directory / "log").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    port = int(ask(directory / "flowtap.sock", "status")["ssh"][0].rpartition(":")[2])
-    public = (directory / "host_key.pub").read_text()
-    (directory / "known_hosts").write_text(f"[127.0.0.1]:{port} {public}")
-    return Tap(directory, process, port)
-
-
-def end(tap: Tap) -> None:
-    if tap.process.poll() is None:
-        tap.process.send_signal(signal.SIGTERM)
-    tap.process.wait(timeout=10)
-
-
 @pytest.fixture
 def tap(tmp_path: Path) -> Iterator[Tap]:
-    write_configuration(tmp_path, f'files = ["{CAPTURE}"]\npace = "fast"\nwait_for_criteria = true')
+    write_configuration(tmp_path, ONCE)
     running = start(tmp_path)
     yield running
     end(running)
@@ -226,11 +114,11 @@ def test_a_wrong_digest_gets_no_answer_and_is_logged(tap: Tap) -> None:
     async def ask_wrongly() -> None:
         async with tap.client(timeout_s=0.7) as client:
             with pytest.raises(TaskingError, match="no answer"):
-                await client.exchange(render_request(NoopRequest(V7, "md", "1"), OWN_KEY))
+                await client.exchange(render_request(NoopRequest(V7, "md", "1"), OWN_KEY), "1")
             reply = await client.request(NoopRequest(V7, "md", "2"))
             assert (reply.code, reply.seq) == (200, "2")
             with pytest.raises(TaskingError, match="no answer"):
-                await client.exchange(render_request(NoopRequest(V7, "md2", "1"), OWN_KEY))
+                await client.exchange(render_request(NoopRequest(V7, "md2", "1"), OWN_KEY), "1")
 
     asyncio.run(ask_wrongly())
     assert "497 Invalid Authentication: login md from 127.0.0.1" in tap.log
@@ -280,7 +168,7 @@ def test_a_thousand_criteria_in_one_reply(tap: Tap) -> None:
 
 
 def test_a_restart_goes_on_with_what_ran_and_says_so(tmp_path: Path) -> None:
-    write_configuration(tmp_path, f'files = ["{CAPTURE}"]\npace = 50\nloop = true')
+    write_configuration(tmp_path, FOR_EVER)
     first = start(tmp_path)
 
     async def add() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import sys
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ import click
 from flowtap.cli.console import CommandError, Exit, Table, fail, print_json, print_table
 from flowtap.cli.mediate import parse_endpoint
 from flowtap.dtcp import Key
-from flowtap.mediation import DatagramTaskingClient, TaskingClient
+from flowtap.mediation import Client, SequenceNumbers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -41,7 +41,8 @@ class _Target:
     identity: Path | None
     known_hosts: Path | None
     timeout_s: float
-    seq: int
+    attempts: int
+    numbers: SequenceNumbers
     as_json: bool
 
 
@@ -53,8 +54,20 @@ class _Target:
 @click.option("--identity", type=click.Path(path_type=Path), help="Login by this private key.")
 @click.option("--known-hosts", type=click.Path(path_type=Path), help="File with the tap's host key.")
 @click.option("--key-file", type=click.Path(path_type=Path), help="DTCP secret; the vendor's without it.")
-@click.option("--seq", type=click.IntRange(0), help="First sequence number; the time without it.")
+@click.option("--seq", type=click.IntRange(0, 2**64 - 1), help="First sequence number.")
+@click.option(
+    "--seq-file",
+    type=click.Path(path_type=Path),
+    help="Where the last sequence number is kept; over UDP in the user's state directory without it.",
+)
 @click.option("--timeout-s", type=click.FloatRange(0, min_open=True), default=5.0, show_default=True)
+@click.option(
+    "--attempts",
+    type=click.IntRange(1),
+    default=1,
+    show_default=True,
+    help="How often a request is sent; an ADD only after a LIST has shown that it is missing.",
+)
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a reply.")
 @click.pass_context
 def dtcp(  # noqa: PLR0917 - click hands them by name
@@ -67,7 +80,9 @@ def dtcp(  # noqa: PLR0917 - click hands them by name
     known_hosts: Path | None,
     key_file: Path | None,
     seq: int | None,
+    seq_file: Path | None,
     timeout_s: float,
+    attempts: int,
     as_json: bool,
 ) -> None:
     """Task a tap as a mediation device does."""
@@ -76,7 +91,11 @@ def dtcp(  # noqa: PLR0917 - click hands them by name
         fail("dtcp: --ssh HOST:PORT or --udp HOST:PORT is right, not both", Exit.USAGE)
     if udp is not None and key_file is None:
         fail("dtcp: over UDP only a key proves who asks: name it with --key-file", Exit.USAGE)
+    if seq is not None and seq_file is not None:
+        fail("dtcp: --seq or --seq-file is right, not both", Exit.USAGE)
     host, port = parse_endpoint(given)
+    if udp is not None and seq is None and seq_file is None:
+        seq_file = _state_directory() / f"{user}@{udp}"
     context.obj = _Target(
         host=host,
         port=port,
@@ -87,9 +106,16 @@ def dtcp(  # noqa: PLR0917 - click hands them by name
         identity=identity,
         known_hosts=known_hosts,
         timeout_s=timeout_s,
-        seq=time.time_ns() // 1_000_000 if seq is None else seq,
+        attempts=attempts,
+        numbers=SequenceNumbers(seq_file, first=1 if seq is None else seq),
         as_json=as_json,
     )
+
+
+def _state_directory() -> Path:
+    """Where the user's programs keep what they need again."""
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "flowtap" / "sequence-numbers"
 
 
 def _read(path: Path) -> bytes:
@@ -112,12 +138,18 @@ def _exchange(target: _Target, requests: Sequence[str]) -> None:
         raise CommandError(f"{failed} of {len(requests)} requests were refused")
 
 
-def _client(target: _Target) -> TaskingClient | DatagramTaskingClient:
+def _client(target: _Target) -> Client:
     if target.is_udp:
-        return DatagramTaskingClient(
-            target.host, target.port, user=target.user, key=target.key, timeout_s=target.timeout_s
+        return Client.over_udp(
+            target.host,
+            target.port,
+            user=target.user,
+            key=target.key,
+            numbers=target.numbers,
+            timeout_s=target.timeout_s,
+            attempts=target.attempts,
         )
-    return TaskingClient(
+    return Client.over_ssh(
         target.host,
         target.port,
         user=target.user,
@@ -125,15 +157,17 @@ def _client(target: _Target) -> TaskingClient | DatagramTaskingClient:
         password=target.password,
         identity=target.identity,
         known_hosts=target.known_hosts,
+        numbers=target.numbers,
         timeout_s=target.timeout_s,
+        attempts=target.attempts,
     )
 
 
 async def _exchange_all(target: _Target, requests: Sequence[str]) -> int:
     failed = 0
     async with _client(target) as client:
-        for at, text in enumerate(requests):
-            reply = await client.request_written(text, str(target.seq + at))
+        for text in requests:
+            reply = await client.send_text(text)
             _report(reply, as_json=target.as_json)
             failed += reply.code != 200  # noqa: PLR2004 - the code of success
     return failed

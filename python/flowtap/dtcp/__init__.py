@@ -1,8 +1,12 @@
 """The tasking protocol, DTCP, without I/O and without a clock.
 
 `ServerConnection` and `ClientConnection` turn octets into requests and replies; put them into whatever
-event loop you have.
+event loop you have. `Client` is a whole client for asyncio; it lives in `flowtap.mediation` and is only
+imported when it is asked for.
 """
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 from flowtap.dtcp.authentication import Key
 from flowtap.dtcp.criteria_file import CriteriaFileEntry, CriteriaFileError, parse_criteria_file
@@ -47,9 +51,13 @@ from flowtap.dtcp.session import (
 )
 from flowtap.dtcp.status import Status
 
+if TYPE_CHECKING:
+    from flowtap.mediation import Client
+
 __all__ = [
     "AddRequest",
     "AddResult",
+    "Client",
     "ClientConnection",
     "CriteriaFileEntry",
     "CriteriaFileError",
@@ -91,3 +99,10 @@ __all__ = [
     "parse_criteria_file",
     "read_request",
 ]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401 - the class, when somebody wants it
+    if name == "Client":
+        return import_module("flowtap.mediation").Client
+    msg = f"module {__name__!r} has no attribute {name!r}"
+    raise AttributeError(msg)

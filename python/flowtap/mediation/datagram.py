@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Self
 from flowtap.dtcp import ReplyError
 from flowtap.dtcp.render import render_request, sign
 from flowtap.dtcp.reply import Reply, parse_reply
-from flowtap.mediation.client import TaskingError, request_text
+from flowtap.mediation.secure import NoAnswerError, TaskingError, request_text
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -97,7 +97,7 @@ class DatagramTaskingClient:
         """Sends octets as they are and waits for the reply with that sequence number.
 
         Raises:
-            TaskingError: None came in time, or not all of it.
+            NoAnswerError: None came in time, or not all of it.
         """
         if self._transport is None:
             raise TaskingError("not connected")
@@ -106,9 +106,10 @@ class DatagramTaskingClient:
             async with asyncio.timeout(self._timeout_s):
                 return await self._reply(seq)
         except TimeoutError:
-            raise TaskingError(
+            raise NoAnswerError(
                 f"{self._where}: no answer within {self._timeout_s:g} s; a tap does not answer what it"
-                " cannot authenticate: check Csource-ID, key and sequence number"
+                " cannot authenticate: check Csource-ID, key and sequence number",
+                is_lost=False,
             ) from None
 
     async def _reply(self, seq: str) -> Reply:
@@ -117,7 +118,7 @@ class DatagramTaskingClient:
         while True:
             data = await self._inbox.arrived.get()
             if isinstance(data, OSError):
-                raise TaskingError(f"{self._where}: {data.strerror}")
+                raise NoAnswerError(f"{self._where}: {data.strerror}", is_lost=True)
             try:
                 part = parse_reply(data, self._key)
             except ReplyError:
