@@ -218,7 +218,10 @@ def test_what_is_no_request_is_ignored(tap: Tap) -> None:
     assert asyncio.run(one()) == 200
 
 
-def test_the_command_line_client(tap: Tap, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_command_line_client(
+    tap: Tap, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tap.directory / "state"))
     words = [
         "dtcp",
         "--udp",
@@ -233,5 +236,9 @@ def test_the_command_line_client(tap: Tap, capsys: pytest.CaptureFixture[str]) -
     assert run(["dtcp", "--udp", "127.0.0.1:1", "--user", "md", "noop"]) == 2
     assert run(["dtcp", "--user", "md", "noop"]) == 2
     assert "200 OK" in capsys.readouterr().out
+    # Numbers go on from one call to the next, or the tap would believe none.
+    (kept,) = (tap.directory / "state" / "flowtap" / "sequence-numbers").iterdir()
+    assert kept.read_text() == "2\n"
+    assert run([*words, "--seq", "7", "--seq-file", str(kept), "noop"]) == 2
     words[2] = "127.0.0.1:1"
     assert run([*words, "--timeout-s", "0.3", "noop"]) == 1

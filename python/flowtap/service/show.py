@@ -118,7 +118,7 @@ class ShowService:
     ) -> dict[str, Any]:
         try:
             answer = await self._acts[name](principal, argument)
-        except (TypeError, ValueError):
+        except TypeError:
             return {"error": f"{name}: the argument is not of its kind"}
         except Refused as refused:
             _LOG.warning("%s was refused to %s: %s", name, principal.login, refused.info)

@@ -195,42 +195,59 @@ class Views:
 
     # --- what changes something ---------------------------------------------------------------
 
-    async def approve(self, principal: Principal, criteria_ids: list[int]) -> dict[str, Any]:
+    async def approve(self, principal: Principal, argument: object) -> dict[str, Any]:
         """Lets intercepts begin to copy.
 
         Raises:
             Refused: See `ControlPlane.approve`.
+            TypeError: The argument is no list of ids.
         """
+        criteria_ids = _ids(argument)
         await self._tasking.act(self._control.approve, principal, criteria_ids, clock.now())
         return {"approved": criteria_ids}
 
-    async def reject(self, principal: Principal, criteria_ids: list[int]) -> dict[str, Any]:
+    async def reject(self, principal: Principal, argument: object) -> dict[str, Any]:
         """Ends intercepts that wait for approval.
 
         Raises:
             Refused: See `ControlPlane.reject`.
+            TypeError: The argument is no list of ids.
         """
+        criteria_ids = _ids(argument)
         await self._tasking.act(self._control.reject, principal, criteria_ids, clock.now())
         return {"rejected": criteria_ids}
 
-    async def clear_criteria(self, principal: Principal, criteria_ids: list[int]) -> dict[str, Any]:
+    async def clear_criteria(self, principal: Principal, argument: object) -> dict[str, Any]:
         """Ends intercepts for the operator.
 
         Raises:
             Refused: See `ControlPlane.clear`.
+            TypeError: The argument is no list of ids.
         """
+        criteria_ids = _ids(argument)
         await self._tasking.act(self._control.clear, principal, criteria_ids, clock.now())
         return {"ended": criteria_ids}
 
-    async def clear_sequence(self, principal: Principal, csource_id: str) -> dict[str, Any]:
+    async def clear_sequence(self, principal: Principal, argument: object) -> dict[str, Any]:
         """Forgets the sequence numbers of a control source.
 
         Raises:
             Refused: See `ControlPlane.reset_sequence`.
+            TypeError: The argument is no name.
         """
+        if not isinstance(argument, str):
+            raise TypeError
+        csource_id = argument
         await self._tasking.act(self._control.reset_sequence, principal, csource_id, clock.now())
         self._sequences.forget(csource_id)
         return {"control_source": csource_id}
+
+
+def _ids(argument: object) -> list[int]:
+    """Criteria ids as the local socket brings them, each once."""
+    if not isinstance(argument, list) or not all(isinstance(each, int) for each in argument):
+        raise TypeError
+    return list(dict.fromkeys(argument))
 
 
 def _missing(permission: str) -> Refused:

@@ -1,0 +1,209 @@
+"""The local socket: the kernel says who asks, and that decides what he is told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from daemon import ADD, FOR_EVER, OWN_KEY, Tap, end, start, write_configuration
+
+from flowtap.cli.local import ask, order
+from flowtap.cli.main import run
+
+MD, OFFICER, OPERATOR, NOBODY = 52_200, 52_201, 52_202, 52_203
+USERS = f"""
+[login.class.officer]
+permissions = ["flow-tap-approval"]
+[login.class.operator]
+permissions = ["all"]
+[login.user.officer]
+class = "officer"
+uid = {OFFICER}
+password_hash_file = "hash"
+[login.user.operator]
+class = "operator"
+uid = {OPERATOR}
+password_hash_file = "hash"
+"""
+
+pytestmark = [
+    pytest.mark.interop,
+    pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else"),
+]
+
+
+def as_user(uid: int, path: Path, question: object) -> dict[str, Any]:
+    """Asks as somebody else."""
+    words = (
+        f"import os, socket, sys; os.setgid({uid}); os.setuid({uid});"
+        " s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); s.sendall(sys.argv[2].encode() + b'\\n');"
+        " sys.stdout.write(s.makefile().readline())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", words, str(path.resolve()), json.dumps(question)],
+        capture_output=True,
+        check=True,
+        timeout=20,
+    )
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
+
+
+@pytest.fixture
+def tap(tmp_path: Path) -> Iterator[Tap]:
+    # A directory that others may enter; pytest's own are private.
+    with tempfile.TemporaryDirectory(prefix="flowtap-show-") as directory:
+        Path(directory).chmod(0o755)
+        show = f'{USERS}[show]\nsocket = "{directory}/tap.sock"'
+        write_configuration(tmp_path, FOR_EVER, show)
+        path = tmp_path / "flowtap.toml"
+        text = path.read_text().replace(
+            '[login.user.md]\nclass = "tasker"', f'[login.user.md]\nclass = "tasker"\nuid = {MD}'
+        )
+        path.write_text(
+            text.replace("[control_source.md]\n", "[control_source.md]\nrequire_approval = true\n")
+        )
+        (tmp_path / "flowtap.sock").symlink_to(f"{directory}/tap.sock")
+        running = start(tmp_path)
+        assert stat.S_IMODE((Path(directory) / "tap.sock").stat().st_mode) == 0o666
+        yield running
+        end(running)
+        assert running.process.returncode == 0
+        assert "Traceback" not in running.log
+
+
+def add_both(tap: Tap) -> None:
+    async def add() -> None:
+        async with tap.client() as md, tap.client("md2", OWN_KEY) as md2:
+            text = ADD.format(at=10, port=9) + "\nX-FlowTap-Order: 2026/17"
+            assert (await md.request_written(text, "1")).value("criteria-id") == "1"
+            assert (await md2.request_written(ADD.format(at=11, port=9), "1")).value("criteria-id") == "2"
+
+    asyncio.run(add())
+
+
+def test_a_filter_is_shown_to_its_owner_alone(tap: Tap) -> None:
+    add_both(tap)
+    question = {"show": "intercepts"}
+    (own,) = as_user(MD, tap.socket, question)["intercepts"]
+    assert (own["criteria_id"], own["filter"]) == (1, {"Source-Address": "192.0.2.10"})
+    assert (own["order"], own["state"]) == ("2026/17", "pending")
+    # Who approves sees what waits for him, and nothing else.
+    (waiting,) = as_user(OFFICER, tap.socket, question)["intercepts"]
+    assert waiting["filter"] == own["filter"]
+    for uid in (0, OPERATOR):
+        seen = as_user(uid, tap.socket, question)["intercepts"]
+        assert [each["criteria_id"] for each in seen] == [1, 2]
+        assert not any("filter" in each or "order" in each for each in seen)
+        assert "192.0.2." not in json.dumps(seen)
+    assert as_user(NOBODY, tap.socket, question)["refused"]
+
+
+def test_accounts_are_for_those_who_may_look(tap: Tap) -> None:
+    add_both(tap)
+    for what in ("stats", "status", "sessions", "control-sources", "content-destinations"):
+        for uid in (MD, OFFICER, NOBODY):
+            assert as_user(uid, tap.socket, {"show": what})["refused"] is True, (what, uid)
+        assert as_user(OPERATOR, tap.socket, {"show": what}).get("refused") is not True
+
+
+def test_approved_by_somebody_else(tap: Tap, capsys: pytest.CaptureFixture[str]) -> None:
+    add_both(tap)
+    words = ["--socket", str(tap.socket)]
+    for uid in (0, MD, OPERATOR, NOBODY):
+        assert as_user(uid, tap.socket, {"do": "approve", "with": [1]})["refused"]
+    assert run(["approve", "1", *words]) == 4
+    assert as_user(OFFICER, tap.socket, {"do": "approve", "with": [1, 9]})["refused"]
+    assert as_user(OFFICER, tap.socket, {"do": "approve", "with": [1]}) == {"approved": [1]}
+    (own,) = as_user(MD, tap.socket, {"show": "intercepts"})["intercepts"]
+    assert (own["state"], own["approved_by"]) == ("active", "officer")
+    # What copies is the owner's again.
+    assert as_user(OFFICER, tap.socket, {"show": "intercepts"})["intercepts"] == []
+    tap.until("approve by officer")
+    assert "approve was refused to md" in tap.log
+    assert "no permission to approve" in capsys.readouterr().err
+
+
+def test_what_the_operator_does(tap: Tap, capsys: pytest.CaptureFixture[str]) -> None:
+    add_both(tap)
+    words = ["--socket", str(tap.socket)]
+    assert run(["show", "intercepts", *words]) == 0
+    assert run(["show", "control-sources", *words]) == 0
+    assert run(["show", "content-destinations", *words]) == 0
+    assert run(["show", "sessions", *words]) == 0
+    assert run(["show", "stats", *words]) == 0
+    assert run(["show", "stats", "--json", *words]) == 0
+    shown = capsys.readouterr().out
+    for expected in ("pending", "control protocol add requests: 1", "cd10", "criteria added: 1"):
+        assert expected in shown
+    assert run(["reject", "1", *words]) == 4
+    assert run(["clear", "criteria", "1-2", *words]) == 0
+    assert run(["clear", "criteria", "1", *words]) == 4
+    assert run(["clear", "criteria", "one", *words]) == 2
+    assert run(["clear", "sequence-number", "md2", *words]) == 0
+    assert run(["clear", "sequence-number", "nobody", *words]) == 4
+    assert ask(tap.socket, "intercepts")["intercepts"] == []
+    with pytest.raises(Exception, match="not of its kind"):
+        order(tap.socket, "clear criteria", 7)
+    with pytest.raises(Exception, match="not of its kind"):
+        order(tap.socket, "clear criteria", "12")
+
+
+def test_questions_that_are_none(tap: Tap) -> None:
+    questions: tuple[object, ...] = (
+        7,
+        [],
+        {},
+        {"show": 7},
+        {"show": "everything"},
+        {"do": "all"},
+        "x" * 1000,
+    )
+    for question in questions:
+        assert "ask" in as_user(0, tap.socket, question)["error"]
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.connect(str(tap.socket))
+        silent.sendall(b"\xff\xfe\n")
+        assert b"ask" in silent.makefile("rb").readline()
+    with socket.socket(socket.AF_UNIX) as long:
+        long.connect(str(tap.socket))
+        long.sendall(b"x" * 100_000)
+        assert long.makefile("rb").readline() == b""
+    assert ask(tap.socket, "status")["error"] is None
+
+
+def test_who_may_no_longer_task_is_logged_out(tap: Tap) -> None:
+    async def until_closed() -> None:
+        async with tap.client() as client:
+            assert len(ask(tap.socket, "sessions")["sessions"]) == 1
+            await asyncio.to_thread(
+                tap.reload, 'permissions = ["flow-tap-operation"]', 'permissions = ["flow-tap"]'
+            )
+            assert client._reader is not None
+            async with asyncio.timeout(5):
+                assert await client._reader.read(1) == b""
+
+    asyncio.run(until_closed())
+
+
+def test_a_login_that_may_come_from_elsewhere_only(tap: Tap) -> None:
+    tap.reload("[control_source.md]\n", '[control_source.md]\naddresses = ["192.0.2.0/24"]\n')
+
+    async def log_in() -> None:
+        async with tap.client():
+            pytest.fail("was let in")
+
+    with pytest.raises(Exception, match="did not accept"):
+        asyncio.run(log_in())
+    assert tap.openssh("-s", "flow-tap-dtcp").returncode != 0
+    assert "login md from 127.0.0.1: not one of its addresses" in tap.log
