@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validator, model_validator
 
 __all__ = [
     "AuditSection",
@@ -28,7 +28,19 @@ __all__ = [
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[!-+\--~]+$")]
 Address = IPv4Address | IPv6Address
-Network = IPv4Network | IPv6Network
+
+
+def _network(value: object) -> IPv4Network | IPv6Network:
+    """Reads an address or a prefix; one message for both families."""
+    try:
+        return ip_network(str(value))
+    except ValueError as error:
+        reason = "has host bits" if "host bits" in str(error) else "is none"
+        msg = f"{value!r} {reason}; an address, or a prefix such as 192.0.2.0/24 or 2001:db8::/32, is right"
+        raise ValueError(msg) from None
+
+
+Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
 NarrowestV4 = Annotated[int, Field(ge=0, le=32)]
 NarrowestV6 = Annotated[int, Field(ge=0, le=128)]
 Bound = Annotated[int, Field(ge=0)]

@@ -57,6 +57,43 @@ def test_a_good_one(tmp_path: Path) -> None:
         ('password_hash_file = "hash"', "", "login.user.md", "password_hash_file or authorized_keys_file"),
         ("[control_source.md]", "[control_source.other]", "", "[login.user.other]"),
         ('["cd1"]\n', '["cd1", "cd1"]\n', "", "given twice"),
+        (
+            "[control_source.md]\n",
+            (
+                '[login.user.two]\nclass = "tasker"\nuid = 5\npassword_hash_file = "h"\n[login.user.three]\n'
+                'class = "tasker"\nuid = 5\npassword_hash_file = "h"\n[control_source.md]\n'
+            ),
+            "",
+            "two users have the same uid",
+        ),
+        (
+            '["cd1"]\n',
+            '["cd1"]\nallowed_prefixes = ["192.0.2.1/24"]\n',
+            "control_source.md.allowed_prefixes[0]",
+            "host bits",
+        ),
+        ('["cd1"]\n', '["cd1"]\nnarrowest_prefix_v4 = 33\n', "control_source.md.narrowest_prefix_v4", "32"),
+        (
+            "port = 30000",
+            "port = 30000\nsoft_limit_bps = 5",
+            "content_destination.cd1",
+            "soft_limit_clear_bps and soft_limit_bps: both are needed",
+        ),
+        (
+            "port = 30000",
+            "port = 30000\nhard_limit_bps = 5\nhard_limit_target_bps = 5",
+            "content_destination.cd1",
+            "the first must be below the second",
+        ),
+        (
+            "port = 30000",
+            (
+                "port = 30000\nsoft_limit_bps = 7\nsoft_limit_clear_bps = 1\nhard_limit_bps = 9\n"
+                "hard_limit_target_bps = 5"
+            ),
+            "content_destination.cd1",
+            "soft_limit_bps must be below hard_limit_target_bps",
+        ),
         ("port = 30000", "port = 70000", "content_destination.cd1.port", "65535"),
         ("port = 30000", "", "content_destination.cd1.port", "is missing"),
         ('"192.0.2.9"', '"192.0.2.256"', "content_destination.cd1.address", "IPv4"),
