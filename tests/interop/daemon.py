@@ -130,10 +130,12 @@ host_key_file = "host_key"
     )
 
 
-def start(directory: Path) -> Tap:
+def start(directory: Path, *inside: str) -> Tap:
+    """Starts the daemon of a configuration, in a network namespace where words lead into one."""
     log = (directory / "log").open("ab")
     process = subprocess.Popen(
-        [sys.executable, "-m", "flowtap", "run", "--config", str(directory / "flowtap.toml")], stderr=log
+        [*inside, sys.executable, "-m", "flowtap", "run", "--config", str(directory / "flowtap.toml")],
+        stderr=log,
     )
     log.close()
     deadline = time.monotonic() + 15
