@@ -1,4 +1,5 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from socket import socket
 from types import TracebackType
 from typing import Literal, Self, final
 
@@ -280,6 +281,7 @@ class Tap:
         loop: bool = False,
         wait_for_criteria: bool = False,
         export: bool = True,
+        broker: socket | None = None,
     ) -> Tap: ...
     def start(self) -> None: ...
     def install(self, table: FilterTable) -> int: ...

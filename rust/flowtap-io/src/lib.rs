@@ -2,6 +2,7 @@
 #![warn(missing_docs)]
 #![deny(unsafe_code)]
 
+pub mod broker;
 pub mod export;
 pub mod files;
 pub mod receive;

@@ -12,6 +12,7 @@ use flowtap_core::counters::Stats;
 use flowtap_core::table::FilterTable;
 
 pub use self::batches::CaptureBatches;
+use crate::broker::Broker;
 use crate::export::ExportCount;
 use crate::swap::TableCell;
 
@@ -39,6 +40,8 @@ pub struct PlayOptions {
     pub wait_for_criteria: bool,
     /// Send the copies; otherwise they are counted only.
     pub export: bool,
+    /// Opens sockets that this process may not open.
+    pub broker: Option<Arc<Broker>>,
     /// What the caller's monotonic clock shows now, in nanoseconds: the engine's time goes on from there.
     pub monotonic_ns: u64,
 }

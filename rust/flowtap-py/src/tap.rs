@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use flowtap_core::batch::CopyBatch as CoreBatch;
 use flowtap_core::table::FilterTable as CoreTable;
+use flowtap_io::broker::Broker;
 use flowtap_io::tap::{CaptureBatches, Pace, PlayOptions, Tap as IoTap, TapError};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -81,6 +82,14 @@ fn pace(given: PaceArgument) -> PyResult<Pace> {
     }
 }
 
+/// The way to the broker, over a socket that stays the caller's.
+fn broker(socket: &Bound<'_, PyAny>) -> PyResult<Arc<Broker>> {
+    let descriptor = socket.call_method0("fileno")?.extract()?;
+    Broker::from_number(descriptor)
+        .map(Arc::new)
+        .map_err(|error| PyValueError::new_err(format!("broker: {error}")))
+}
+
 #[pymethods]
 impl Tap {
     /// Copies of one capture, batch by batch.
@@ -108,7 +117,11 @@ impl Tap {
 
     /// Captures played by a worker of its own, and their copies sent.
     #[staticmethod]
-    #[pyo3(signature = (files, table, *, pace=PaceArgument::Word("recorded".to_owned()), r#loop=false, wait_for_criteria=false, export=true))]
+    #[pyo3(signature = (files, table, *, pace=PaceArgument::Word("recorded".to_owned()), r#loop=false, wait_for_criteria=false, export=true, broker=None))]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a keyword of its own in Python"
+    )]
     fn replay(
         py: Python<'_>,
         files: Vec<String>,
@@ -117,6 +130,7 @@ impl Tap {
         r#loop: bool,
         wait_for_criteria: bool,
         export: bool,
+        broker: Option<&Bound<'_, PyAny>>,
     ) -> PyResult<Self> {
         // The engine's time goes on from Python's monotonic clock, so that both can be compared.
         let monotonic_ns = py.import("time")?.call_method0("monotonic_ns")?.extract()?;
@@ -126,6 +140,7 @@ impl Tap {
             looped: r#loop,
             wait_for_criteria,
             export,
+            broker: broker.map(self::broker).transpose()?,
             monotonic_ns,
         };
         Ok(Self::new(State::Ready {

@@ -20,6 +20,7 @@ use flowtap_core::table::{Destination, FilterTable};
 
 use self::sockets::{Route, Sockets};
 use self::udp::{Outcome, Patience, Span};
+use crate::broker::Broker;
 
 /// Destinations that are no longer in the table and still have a count of their own.
 const ENDED_MAX: usize = 4_096;
@@ -31,7 +32,7 @@ const UNDIRECTED: &str = "the criterion names no destination";
 const MIXED_FAMILIES: &str = "source and destination address are of different families";
 
 /// How an [`Exporter`] sends.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct ExportOptions {
     /// Send buffer of each socket; the system's limit (`net.core.wmem_max`) applies without CAP_NET_ADMIN.
     pub send_buffer_octets: usize,
@@ -42,6 +43,8 @@ pub struct ExportOptions {
     pub sockets_max: usize,
     /// Whether the kernel may be asked to cut several datagrams from one call (`UDP_SEGMENT`).
     pub segmentation: bool,
+    /// Opens what this process may not.
+    pub broker: Option<Arc<Broker>>,
 }
 
 impl Default for ExportOptions {
@@ -51,6 +54,7 @@ impl Default for ExportOptions {
             wait_ms: 20,
             sockets_max: 64,
             segmentation: true,
+            broker: None,
         }
     }
 }

@@ -13,6 +13,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::sys::{self, MESSAGES, Message};
 use super::udp::{Outcome, PAYLOAD_OCTETS, Patience, Span, Verdict, prepare};
+use crate::broker::Broker;
 
 /// How long the length that a path takes is believed.
 const PATH_AGE: Duration = Duration::from_secs(1);
@@ -78,11 +79,23 @@ fn append_fragments(
 }
 
 impl Raw {
-    /// Opens a socket for complete datagrams.
-    pub(super) fn open(v6: bool, send_buffer_octets: usize) -> Result<Self, String> {
-        let open = || -> io::Result<Socket> {
+    /// Opens a socket for complete datagrams; the broker does where this process may not.
+    pub(super) fn open(
+        v6: bool,
+        send_buffer_octets: usize,
+        broker: Option<&Broker>,
+    ) -> Result<Self, String> {
+        let create = || -> io::Result<Socket> {
             let domain = if v6 { Domain::IPV6 } else { Domain::IPV4 };
-            let socket = Socket::new(domain, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))?;
+            Socket::new(domain, Type::RAW, Some(Protocol::from(libc::IPPROTO_RAW)))
+        };
+        let socket = match (create(), broker) {
+            (Err(error), Some(broker)) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Ok(Socket::from(broker.raw(v6)?))
+            }
+            (result, _) => result,
+        };
+        let configured = socket.and_then(|socket| {
             if v6 {
                 socket.set_header_included_v6(true)?;
             } else {
@@ -90,8 +103,8 @@ impl Raw {
             }
             prepare(&socket, v6, send_buffer_octets)?;
             Ok(socket)
-        };
-        match open() {
+        });
+        match configured {
             Ok(socket) => Ok(Self { socket, identification: 0, paths: HashMap::new() }),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Err("the source port belongs to another program, and sending beside it needs the right CAP_NET_RAW"

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flowtap_core::table::Destination;
@@ -10,9 +11,26 @@ use socket2::SockAddr;
 use super::ExportOptions;
 use super::raw::Raw;
 use super::udp::{End, Outcome, Patience, Refusal, Span, Udp, Wish};
+use crate::broker::Broker;
 
 /// How long a socket that could not be opened is not tried again.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+
+const RIGHT_MISSING: &str =
+    "the source address is not one of this host's, and using it needs the right CAP_NET_RAW";
+
+/// A socket as wished; the broker binds it where this process may not.
+fn open_udp(wish: &Wish, broker: Option<&Broker>) -> Result<Udp, Refusal> {
+    match (Udp::open(wish), broker) {
+        (Err(Refusal::RightMissing), Some(broker)) => {
+            let descriptor = broker
+                .transparent_udp(wish.source)
+                .map_err(Refusal::Failed)?;
+            Udp::adopt(descriptor, wish)
+        }
+        (result, _) => result,
+    }
+}
 
 /// Destinations with the same key share a socket.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -66,6 +84,7 @@ impl Route {
 pub(super) struct Sockets {
     capacity: usize,
     send_buffer_octets: usize,
+    broker: Option<Arc<Broker>>,
     entries: HashMap<Key, Entry>,
     raw_v4: Option<Raw>,
     raw_v6: Option<Raw>,
@@ -78,6 +97,7 @@ impl Sockets {
         Self {
             capacity: options.sockets_max.max(1),
             send_buffer_octets: options.send_buffer_octets,
+            broker: options.broker.clone(),
             entries: HashMap::new(),
             raw_v4: None,
             raw_v6: None,
@@ -161,13 +181,18 @@ impl Sockets {
             transparent,
             send_buffer_octets: self.send_buffer_octets,
         };
-        let open = || match Udp::open(&wish) {
+        let broker = self.broker.as_deref();
+        let open = || match open_udp(&wish, broker) {
             Ok(udp) => Channel::Udp(udp),
             Err(Refusal::InUse) => Channel::Raw,
-            Err(Refusal::Failed(reason)) => {
+            Err(refusal) => {
                 let until = Instant::now()
                     .checked_add(RETRY_AFTER)
                     .unwrap_or_else(Instant::now);
+                let reason = match refusal {
+                    Refusal::Failed(reason) => reason,
+                    Refusal::InUse | Refusal::RightMissing => RIGHT_MISSING.to_owned(),
+                };
                 Channel::Closed { until, reason }
             }
         };
@@ -216,7 +241,7 @@ impl Sockets {
         };
         let raw = match place {
             Some(raw) => raw,
-            None => match Raw::open(v6, self.send_buffer_octets) {
+            None => match Raw::open(v6, self.send_buffer_octets, self.broker.as_deref()) {
                 Ok(raw) => place.insert(raw),
                 Err(reason) => return outcome.lose(spans, reason),
             },

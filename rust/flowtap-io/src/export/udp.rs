@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -63,6 +63,8 @@ impl Outcome {
 pub(super) enum Refusal {
     /// Address and port belong to another program.
     InUse,
+    /// The source address is foreign, and using it needs a right that this process does not have.
+    RightMissing,
     /// Anything else, in words.
     Failed(String),
 }
@@ -108,8 +110,7 @@ pub(super) fn prepare(socket: &Socket, v6: bool, send_buffer_octets: usize) -> i
     sys::set_option(socket.as_fd(), level, name, 1)
 }
 
-fn configure(wish: &Wish) -> io::Result<Socket> {
-    let v6 = wish.source.is_ipv6();
+fn create(wish: &Wish) -> io::Result<Socket> {
     let socket = Socket::new(
         Domain::for_address(wish.source),
         Type::DGRAM,
@@ -117,9 +118,15 @@ fn configure(wish: &Wish) -> io::Result<Socket> {
     )?;
     // Several workers may send from one address and port. Not SO_REUSEPORT, which would divide what arrives.
     socket.set_reuse_address(true)?;
+    configure(&socket, wish)?;
+    Ok(socket)
+}
+
+fn configure(socket: &Socket, wish: &Wish) -> io::Result<()> {
+    let v6 = wish.source.is_ipv6();
     // Nobody reads here: whatever arrives is dropped at once.
     socket.attach_filter(&[SockFilter::new(0x06, 0, 0, 0)])?;
-    prepare(&socket, v6, wish.send_buffer_octets)?;
+    prepare(socket, v6, wish.send_buffer_octets)?;
     // DF clear and fragments, or DF set so that the kernel knows the path and refuses.
     let (level, name) = if v6 {
         (libc::IPPROTO_IPV6, libc::IPV6_MTU_DISCOVER)
@@ -137,7 +144,7 @@ fn configure(wish: &Wish) -> io::Result<Socket> {
     } else {
         socket.set_tos_v4(0)?;
     }
-    Ok(socket)
+    Ok(())
 }
 
 fn failed(what: &str) -> impl FnOnce(io::Error) -> Refusal {
@@ -152,19 +159,20 @@ fn make_transparent(socket: &Socket, v6: bool) -> Result<(), Refusal> {
         socket.set_ip_transparent_v4(true)
     };
     result.map_err(|error| {
-        Refusal::Failed(if error.kind() == io::ErrorKind::PermissionDenied {
-            "the source address is not one of this host's, and using it needs the right CAP_NET_RAW"
-                .to_owned()
+        if error.kind() == io::ErrorKind::PermissionDenied {
+            Refusal::RightMissing
         } else {
-            format!("the source address is not one of this host's, and cannot be used: {error}")
-        })
+            Refusal::Failed(format!(
+                "the source address is not one of this host's, and cannot be used: {error}"
+            ))
+        }
     })
 }
 
 impl Udp {
     /// Opens and binds a socket, transparent where the address is not ours.
     pub(super) fn open(wish: &Wish) -> Result<Self, Refusal> {
-        let socket = configure(wish).map_err(failed("no UDP socket"))?;
+        let socket = create(wish).map_err(failed("no UDP socket"))?;
         let v6 = wish.source.is_ipv6();
         let address = SockAddr::from(wish.source);
         let mut transparent = wish.transparent;
@@ -192,6 +200,17 @@ impl Udp {
             )),
             Err(error) => Err(failed("the source address and port cannot be used")(error)),
         }
+    }
+
+    /// Takes over a socket that somebody with more rights has bound.
+    pub(super) fn adopt(descriptor: OwnedFd, wish: &Wish) -> Result<Self, Refusal> {
+        let socket = Socket::from(descriptor);
+        configure(&socket, wish).map_err(failed("no UDP socket"))?;
+        Ok(Self {
+            socket,
+            transparent: true,
+            ttl: None,
+        })
     }
 
     /// Sets the time to live of what is sent from now on.

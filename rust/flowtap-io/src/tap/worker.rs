@@ -83,13 +83,17 @@ impl<'a> Worker<'a> {
             framing,
             ..EngineOptions::default()
         };
+        let export_options = ExportOptions {
+            broker: options.broker.clone(),
+            ..ExportOptions::default()
+        };
         Self {
             shared,
             options,
             tables,
             exporter: options
                 .export
-                .then(|| Exporter::new(Arc::clone(&table), ExportOptions::default())),
+                .then(|| Exporter::new(Arc::clone(&table), export_options)),
             engine: Engine::new(table, engine_options),
             batch: CopyBatch::new(),
             began: Instant::now(),
