@@ -10,7 +10,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use crate::decode::{Fragment, IpPacket};
-use crate::frame::{Frame, LinkType};
+use crate::frame::{Direction, Frame, LinkType};
 use crate::packet::Address;
 
 /// Bounds of the memory of fragmented datagrams.
@@ -66,6 +66,7 @@ pub struct HeldFrame {
     timestamp_ns: u64,
     original_length_octets: u32,
     interface: u32,
+    direction: Direction,
 }
 
 impl HeldFrame {
@@ -76,6 +77,7 @@ impl HeldFrame {
             timestamp_ns: frame.timestamp_ns,
             original_length_octets: frame.original_length_octets,
             interface: frame.interface,
+            direction: frame.direction,
         }
     }
 
@@ -87,6 +89,7 @@ impl HeldFrame {
             timestamp_ns: self.timestamp_ns,
             original_length_octets: self.original_length_octets,
             interface: self.interface,
+            direction: self.direction,
         }
     }
 }

@@ -56,6 +56,18 @@ impl LinkType {
     }
 }
 
+/// Which way a frame crossed its interface.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Direction {
+    /// The source does not say.
+    #[default]
+    Unknown,
+    /// It came in, whomever it was for.
+    Inbound,
+    /// This host sent it.
+    Outbound,
+}
+
 /// One captured frame, borrowed from a file buffer or from kernel memory.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
@@ -69,4 +81,6 @@ pub struct Frame<'a> {
     pub original_length_octets: u32,
     /// Index of the interface within its source (0 where the source has only one).
     pub interface: u32,
+    /// Which way it crossed that interface.
+    pub direction: Direction,
 }

@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use flowtap_core::decode::decode_packet;
-use flowtap_core::frame::{Frame, LinkType};
+use flowtap_core::frame::{Direction, Frame, LinkType};
 use socket2::SockRef;
 
 use crate::files::{CaptureWriter, Format, WriterOptions};
@@ -112,6 +112,7 @@ impl Shared {
             timestamp_ns,
             original_length_octets: length,
             interface: 0,
+            direction: Direction::Inbound,
         };
         if !state.streams.contains_key(&id) {
             if state.streams.len() >= MAX_STREAMS {

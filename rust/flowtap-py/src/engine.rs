@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use flowtap_core::batch::CopyBatch as CoreBatch;
 use flowtap_core::bpf::{Instruction, Program};
 use flowtap_core::engine::{Engine as CoreEngine, EngineOptions, Framing};
-use flowtap_core::frame::{Frame, LinkType as CoreLinkType};
+use flowtap_core::frame::{Direction, Frame, LinkType as CoreLinkType};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -80,6 +80,7 @@ impl Engine {
             timestamp_ns,
             original_length_octets: original_length_octets.unwrap_or(captured),
             interface: 0,
+            direction: Direction::Unknown,
         };
         engine.process(&frame, timestamp_ns, &mut batch, &mut ());
         Ok(CopyBatch::new(batch, Arc::clone(engine.table())))
@@ -125,6 +126,7 @@ impl Engine {
                     // The record does not say how long the frame was on the wire.
                     original_length_octets: captured,
                     interface: 0,
+                    direction: Direction::Unknown,
                 };
                 engine.process(&frame, timestamp_ns, &mut batch, &mut ());
             }

@@ -2,7 +2,7 @@
 #![no_main]
 
 use flowtap_core::decode::{Outer, decode};
-use flowtap_core::frame::{Frame, LinkType};
+use flowtap_core::frame::{Direction, Frame, LinkType};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &[u8]| {
@@ -19,6 +19,7 @@ fuzz_target!(|input: &[u8]| {
         timestamp_ns: 0,
         original_length_octets: u32::try_from(data.len()).unwrap_or(u32::MAX),
         interface: 0,
+        direction: Direction::Unknown,
     };
     let decoded = decode(&frame);
     assert!(

@@ -5,7 +5,7 @@
     reason = "every test binary uses some of them"
 )]
 
-use flowtap_core::frame::{Frame, LinkType};
+use flowtap_core::frame::{Direction, Frame, LinkType};
 
 pub(crate) const MAC: [u8; 12] = [2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2];
 
@@ -84,5 +84,6 @@ pub(crate) fn frame(data: &[u8], link_type: LinkType) -> Frame<'_> {
         timestamp_ns: 0,
         original_length_octets: u32::try_from(data.len()).unwrap(),
         interface: 0,
+        direction: Direction::Unknown,
     }
 }

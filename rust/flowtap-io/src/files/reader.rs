@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 
-use flowtap_core::frame::{Frame, LinkType};
+use flowtap_core::frame::{Direction, Frame, LinkType};
 
 use super::STANDARD_INPUT;
 use super::buffer::Buffer;
@@ -205,6 +205,7 @@ impl CaptureReader {
             timestamp_ns: located.timestamp_ns,
             original_length_octets: located.original_length_octets,
             interface: located.interface,
+            direction: Direction::Unknown,
         }))
     }
 

@@ -2,7 +2,7 @@
 
 use std::io::{Cursor, Read};
 
-use flowtap_core::frame::{Frame, LinkType};
+use flowtap_core::frame::{Direction, Frame, LinkType};
 use flowtap_io::files::{CaptureError, CaptureReader};
 
 /// A frame that can be kept and compared.
@@ -45,6 +45,7 @@ impl Owned {
             timestamp_ns: self.timestamp_ns,
             original_length_octets: self.original_length_octets,
             interface: self.interface,
+            direction: Direction::Unknown,
         }
     }
 }
