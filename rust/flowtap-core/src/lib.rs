@@ -14,6 +14,8 @@ pub mod encap;
 pub mod engine;
 pub mod fragments;
 pub mod frame;
+pub mod offload;
 pub mod packet;
+pub mod segment;
 pub mod table;
 pub mod wire;
