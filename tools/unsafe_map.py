@@ -12,6 +12,8 @@ ROOT = Path(__file__).resolve().parent.parent / "rust"
 ALLOWED = {
     "flowtap-io/src/broker/sys.rs": "a descriptor that comes as a number has no owner yet",
     "flowtap-io/src/export/sys.rs": "socket options and batched sends that no safe crate offers",
+    "flowtap-io/src/packet/sys.rs": "packet sockets and the ring that the kernel fills",
+    "flowtap-io/tests/packet/sys.rs": "network namespaces and interface settings, for the tests",
     "flowtap-py/src/buffer.rs": "the buffer protocol hands a pointer to the interpreter",
 }
 

@@ -5,6 +5,7 @@
 pub mod broker;
 pub mod export;
 pub mod files;
+pub mod packet;
 pub mod receive;
 pub mod replay;
 pub mod swap;

@@ -1,0 +1,200 @@
+//! Interfaces that go down, change their name, vanish and come back; waits that somebody ends.
+
+use std::time::{Duration, Instant};
+
+use flowtap_io::packet::{Capture, Change, FanoutGroup, FanoutMode, InterfaceWatch};
+
+use crate::net::{Namespace, PATIENCE, is_root, numbered, options, read_numbered, wire};
+
+fn watch(namespace: &Namespace, names: &[&str]) -> InterfaceWatch {
+    let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
+    namespace.run(|| InterfaceWatch::open(&names).unwrap())
+}
+
+/// The next changes, in order.
+fn expect(namespace: &Namespace, watch: &mut InterfaceWatch, changes: &[Change]) {
+    for change in changes {
+        let event = namespace.run(|| watch.next_event(PATIENCE).unwrap());
+        let event = event.unwrap_or_else(|| panic!("{change:?} did not come"));
+        assert_eq!(event.interface, "vb");
+        assert_eq!(event.change, *change);
+    }
+}
+
+#[test]
+fn a_capture_survives_what_happens_to_its_interface() {
+    if !is_root() {
+        return;
+    }
+    let (a, b) = wire();
+    let mut watch = watch(&b, &["vb", "other"]);
+    assert!(watch.current("vb").unwrap().is_up);
+    assert!(watch.current("other").is_none());
+    let mut capture = b.capture("vb");
+    a.sender("va").send(&[numbered(1, 60)]);
+    read_numbered(&mut capture, 1);
+
+    b.ip("link set vb down");
+    expect(&b, &mut watch, &[Change::Down]);
+    let began = Instant::now();
+    assert!(
+        capture
+            .next_block(Duration::from_millis(150))
+            .unwrap()
+            .is_none()
+    );
+    assert!(began.elapsed() >= Duration::from_millis(150));
+    assert_eq!(capture.went_down(), 1);
+    b.ip("link set vb up");
+    expect(&b, &mut watch, &[Change::Up]);
+    a.sender("va").send(&[numbered(2, 60)]);
+    assert_eq!(read_numbered(&mut capture, 1)[0].octets, numbered(2, 60));
+
+    b.ip("link set vb name vx");
+    let renamed = Change::Renamed {
+        from: "vb".to_owned(),
+        to: "vx".to_owned(),
+    };
+    expect(&b, &mut watch, &[renamed]);
+    a.sender("va").send(&[numbered(3, 60)]);
+    assert_eq!(read_numbered(&mut capture, 1)[0].octets, numbered(3, 60));
+
+    a.ip("link del va");
+    expect(&b, &mut watch, &[Change::Down, Change::Removed]);
+    assert!(
+        capture
+            .next_block(Duration::from_millis(50))
+            .unwrap()
+            .is_none()
+    );
+    assert_eq!(capture.went_down(), 2);
+    assert!(b.run(|| capture.reopen()).is_err());
+
+    a.connect("va", &b, "vb");
+    expect(&b, &mut watch, &[Change::Appeared, Change::Up]);
+    b.run(|| capture.reopen().unwrap());
+    capture.admit_all().unwrap();
+    a.sender("va").send(&[numbered(4, 60)]);
+    assert_eq!(read_numbered(&mut capture, 1)[0].octets, numbered(4, 60));
+    // The sums go on. (The kernel sends a few frames of its own.)
+    assert!(capture.statistics().read().received >= 4);
+}
+
+#[test]
+fn an_interface_that_is_down_can_be_opened() {
+    if !is_root() {
+        return;
+    }
+    let (a, b) = wire();
+    b.ip("link set vb down");
+    let mut watch = watch(&b, &["vb"]);
+    let mut capture = b.capture("vb");
+    assert!(
+        capture
+            .next_block(Duration::from_millis(20))
+            .unwrap()
+            .is_none()
+    );
+    b.ip("link set vb up");
+    expect(&b, &mut watch, &[Change::Up]);
+    a.sender("va").send(&[numbered(1, 60)]);
+    read_numbered(&mut capture, 1);
+}
+
+#[test]
+fn workers_find_each_other_again() {
+    if !is_root() {
+        return;
+    }
+    let (a, b) = wire();
+    let mut watch = watch(&b, &["vb"]);
+    let mut options = options("vb");
+    options.fanout = Some(FanoutGroup::new(FanoutMode::Hash));
+    let mut workers: Vec<Capture> = (0..2).map(|_| b.capture_with(options.clone())).collect();
+    b.ip("link set vb down");
+    b.ip("link set vb up");
+    expect(&b, &mut watch, &[Change::Down, Change::Up]);
+    for _ in 0..2 {
+        a.ip("link del va");
+        expect(&b, &mut watch, &[Change::Down, Change::Removed]);
+        a.connect("va", &b, "vb");
+        expect(&b, &mut watch, &[Change::Appeared, Change::Up]);
+        for worker in &mut workers {
+            b.run(|| worker.reopen().unwrap());
+            worker.admit_all().unwrap();
+        }
+        let sent: Vec<_> = (0..200)
+            .map(|number| {
+                // Different senders, lest all go to one worker.
+                let mut frame = numbered(number, 60);
+                frame[6..12].copy_from_slice(&[2, 1, 1, 1, 1, number.to_le_bytes()[0]]);
+                frame
+            })
+            .collect();
+        a.sender("va").send(&sent);
+        let mut seen = Vec::new();
+        for worker in &mut workers {
+            while let Some(mut block) = worker.next_block(Duration::from_millis(100)).unwrap() {
+                seen.extend(block.frames().map(|frame| frame.octets().to_vec()));
+            }
+        }
+        seen.retain(|frame| frame[12..14] == [0x88, 0xb5]);
+        seen.sort();
+        let mut sent = sent;
+        sent.sort();
+        assert!(seen == sent);
+    }
+}
+
+#[test]
+fn an_idle_wait_ends_at_once_when_somebody_wants_it() {
+    if !is_root() {
+        return;
+    }
+    let (_a, b) = wire();
+    let mut capture = b.capture("vb");
+    let mut watch = watch(&b, &["vb"]);
+    // What comes of the interface's own accord.
+    while capture
+        .next_block(Duration::from_millis(50))
+        .unwrap()
+        .is_some()
+    {}
+    let (frames, changes) = (capture.waker(), watch.waker());
+    std::thread::scope(|scope| {
+        let one = scope.spawn(|| {
+            (
+                capture.next_block(PATIENCE).unwrap().is_some(),
+                Instant::now(),
+            )
+        });
+        let two = scope.spawn(|| {
+            (
+                watch.next_event(PATIENCE).unwrap().is_some(),
+                Instant::now(),
+            )
+        });
+        std::thread::sleep(Duration::from_millis(100));
+        let woken = Instant::now();
+        frames.wake();
+        changes.wake();
+        for (came, ended) in [one.join().unwrap(), two.join().unwrap()] {
+            assert!(!came);
+            let took = ended.saturating_duration_since(woken);
+            assert!(took < Duration::from_millis(100), "{took:?}");
+        }
+    });
+    // A wake that comes before the wait ends it too, and only that one.
+    frames.wake();
+    frames.wake();
+    let began = Instant::now();
+    assert!(capture.next_block(PATIENCE).unwrap().is_none());
+    assert!(began.elapsed() < Duration::from_millis(100));
+    assert!(
+        capture
+            .next_block(Duration::from_millis(100))
+            .unwrap()
+            .is_none()
+    );
+    assert!(began.elapsed() >= Duration::from_millis(100));
+}
