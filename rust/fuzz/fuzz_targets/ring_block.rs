@@ -22,7 +22,7 @@ fuzz_target!(|input: &[u8]| {
     // The descriptor has 48 octets.
     let mut walk = Frames::over(&mut octets, 48 + u32::from(first), frames.into(), layout);
     let mut end = inside.start;
-    for mut frame in walk.by_ref() {
+    for frame in walk.by_ref() {
         let range = frame.octets().as_ptr_range();
         assert!(end <= range.start && range.end <= inside.end);
         end = range.end;

@@ -43,8 +43,8 @@ const CUSTOMER_TAG: u16 = 0x8100;
 const COOKED_OCTETS: usize = 20;
 
 /// Octets that the kernel is asked to leave free in front of every frame: a VLAN tag that it took out is put back there,
-/// and a cooked header with it. With the offload header of 10 octets the IP header of an Ethernet frame then lies at a
-/// multiple of 16.
+/// and a cooked header with it. With the offload header of 10 octets the IP header then lies at a multiple of 8, as
+/// slots do.
 pub(super) const RESERVED_OCTETS: usize = 6;
 // The kernel puts a frame without link header 80 + 16 octets behind the start of its slot (SOCK_DGRAM in `tpacket_rcv`).
 const _: () = assert!(SLOT_OCTETS + COOKED_OCTETS + TAG_OCTETS <= 96 + RESERVED_OCTETS);
@@ -202,8 +202,9 @@ impl RingFrame<'_> {
     }
 
     /// Hands out the packets that are on the wire for this frame, one after the other: itself with its checksum
-    /// completed, or those that it stands for. A frame that cannot be cut is handed out whole.
-    pub fn for_each_packet(&mut self, mut visit: impl FnMut(&Frame<'_>)) -> OnWire {
+    /// completed, or those that it stands for. A frame that cannot be cut is handed out whole. The frame is used up, for
+    /// the headers of a packet are written over the data of the one before.
+    pub fn for_each_packet(mut self, mut visit: impl FnMut(&Frame<'_>)) -> OnWire {
         let Some(segmentation) = self.segmentation else {
             self.complete_checksum();
             visit(&self.frame());

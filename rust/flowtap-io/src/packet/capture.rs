@@ -313,16 +313,14 @@ impl Opened {
         sys::bind(descriptor, interface.number(), ALL_PROTOCOLS)
             .map_err(failed("binding the packet socket"))?;
         // An interface that is down leaves an error; that it is down is no error.
-        if !interface.is_enabled {
-            sys::socket_option(descriptor, libc::SO_ERROR)
-                .map_err(failed("asking for an error"))?;
-        }
+        let left = sys::socket_option(descriptor, libc::SO_ERROR)
+            .map_err(failed("asking for an error"))?;
         if options.promiscuous {
             sys::set_promiscuous(descriptor, interface.number())
                 .map_err(failed("entering promiscuous mode"))?;
         }
         let membership = match &options.fanout {
-            Some(_) if !interface.is_enabled => {
+            Some(_) if left == libc::ENETDOWN => {
                 return Err(PacketError::InterfaceDown {
                     name: interface.name,
                 });

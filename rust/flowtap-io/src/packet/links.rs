@@ -21,6 +21,10 @@ const ALIGNMENT: usize = 4;
 /// `NLMSG_ERROR` and `NLMSG_DONE` as they stand in a message.
 const ERROR: u16 = 2;
 const DONE: u16 = 3;
+/// `NLM_F_DUMP_INTR`.
+const DUMP_INTERRUPTED: u16 = 0x10;
+/// How often a question is asked that was not answered in one piece.
+const ATTEMPTS: usize = 16;
 
 /// `AF_UNSPEC`, the family of messages about interfaces themselves.
 const FAMILY_ANY: u8 = 0;
@@ -46,6 +50,8 @@ pub(super) enum Message {
     Gone { index: u32 },
     /// The answer to a question ends here.
     Done,
+    /// Something changed while the question was answered: it must be asked again.
+    Interrupted,
     /// The question was refused with this error number.
     Refused(i32),
 }
@@ -83,6 +89,10 @@ pub(super) fn messages(mut octets: &[u8]) -> Vec<Message> {
     {
         octets = next;
         let kind = u16_at(message, offset_of!(nlmsghdr, nlmsg_type));
+        let flags = u16_at(message, offset_of!(nlmsghdr, nlmsg_flags)).unwrap_or(0);
+        if flags & DUMP_INTERRUPTED != 0 {
+            messages.push(Message::Interrupted);
+        }
         let body = message.get(HEADER_OCTETS..).unwrap_or_default();
         // A bridge tells in the same words, but for its own family, which interfaces it gains and loses.
         let is_about_links = body.first() == Some(&FAMILY_ANY);
@@ -139,17 +149,29 @@ fn link_of(body: &[u8]) -> Option<Link> {
 /// # Errors
 /// What the system says.
 pub(super) fn all() -> io::Result<Vec<Link>> {
+    for _ in 0..ATTEMPTS {
+        if let Some(links) = ask()? {
+            return Ok(links);
+        }
+    }
+    Err(io::ErrorKind::ResourceBusy.into())
+}
+
+/// Asks for all interfaces; None where they changed meanwhile.
+fn ask() -> io::Result<Option<Vec<Link>>> {
     let mut socket = File::from(sys::link_socket(0)?);
     socket.write_all(&question())?;
     let mut answer = vec![0; ANSWER_OCTETS];
     let mut links = Vec::new();
+    let mut is_whole = true;
     loop {
         let length = socket.read(&mut answer)?;
         for message in messages(answer.get(..length).unwrap_or_default()) {
             match message {
                 Message::Present(link) => links.push(link),
                 Message::Gone { .. } => {}
-                Message::Done => return Ok(links),
+                Message::Interrupted => is_whole = false,
+                Message::Done => return Ok(is_whole.then_some(links)),
                 Message::Refused(number) => return Err(io::Error::from_raw_os_error(number)),
             }
         }
@@ -242,6 +264,14 @@ mod tests {
             let read = messages(&octets[..length]);
             assert_eq!(read, expected[..read.len()]);
         }
+    }
+
+    #[test]
+    fn an_answer_that_was_overtaken_is_marked() {
+        let mut octets = named(7, "eth0");
+        octets[6..8].copy_from_slice(&DUMP_INTERRUPTED.to_ne_bytes());
+        assert_eq!(messages(&octets)[0], Message::Interrupted);
+        assert_eq!(messages(&octets).len(), 2);
     }
 
     proptest::proptest! {

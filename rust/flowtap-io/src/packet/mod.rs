@@ -8,7 +8,7 @@
 //! let mut capture = Capture::open(CaptureOptions::new("eth0"))?;
 //! capture.admit_all()?;
 //! while let Some(mut block) = capture.next_block(Duration::from_millis(100))? {
-//!     for mut frame in block.frames() {
+//!     for frame in block.frames() {
 //!         frame.for_each_packet(|packet| println!("{} octets", packet.data.len()));
 //!     }
 //! }

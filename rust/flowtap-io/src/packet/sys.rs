@@ -74,7 +74,9 @@ pub(super) fn packet_socket(kind: c_int) -> io::Result<OwnedFd> {
 /// # Errors
 /// What the system says.
 pub(super) fn link_socket(groups: u32) -> io::Result<OwnedFd> {
-    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC;
+    // What is asked for is waited for; what comes by itself is read when it is there.
+    let patience = if groups == 0 { 0 } else { libc::SOCK_NONBLOCK };
+    let kind = libc::SOCK_RAW | libc::SOCK_CLOEXEC | patience;
     // SAFETY: takes and returns numbers.
     let answer = unsafe { libc::socket(libc::AF_NETLINK, kind, libc::NETLINK_ROUTE) };
     let socket = descriptor(answer)?;

@@ -226,14 +226,21 @@ impl InterfaceWatch {
                 self.tracker.reconcile(&Interface::all()?);
                 return Ok(());
             }
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(()),
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock
+                ) =>
+            {
+                return Ok(());
+            }
             Err(error) => return Err(PacketError::system("interfaces", "watching them", error)),
         };
         for message in messages(self.answer.get(..length).unwrap_or_default()) {
             match message {
                 Message::Present(link) => self.tracker.present(&Interface::from(link)),
                 Message::Gone { index } => self.tracker.gone(index),
-                Message::Done | Message::Refused(_) => {}
+                Message::Done | Message::Interrupted | Message::Refused(_) => {}
             }
         }
         Ok(())

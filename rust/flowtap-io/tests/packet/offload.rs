@@ -28,7 +28,7 @@ struct Tally {
 fn tally(capture: &mut Capture, direction: Direction, protocol: u8) -> Tally {
     let mut tally = Tally::default();
     while let Some(mut block) = capture.next_block(Duration::from_millis(200)).unwrap() {
-        for mut frame in block.frames() {
+        for frame in block.frames() {
             let octets = frame.octets();
             let has = match octets.get(12..14) {
                 Some([0x08, 0x00]) => octets.get(23),
@@ -288,7 +288,7 @@ fn what_cannot_be_cut_is_whole_and_said() {
     let with_header = [offload_header(5, 1000, start), packet.clone()].concat();
     tunnel.write_all(&with_header).unwrap();
     let mut block = capture.next_block(PATIENCE).unwrap().unwrap();
-    let mut frame = block.frames().next().unwrap();
+    let frame = block.frames().next().unwrap();
     assert!(frame.needs_work());
     let mut packets = Vec::new();
     let on_wire = frame.for_each_packet(|packet| packets.push(packet.data.to_vec()));

@@ -235,7 +235,7 @@ proptest! {
         };
         let mut walk = Frames::over(&mut octets, start, frames, layout);
         let mut count = 0;
-        for mut frame in walk.by_ref() {
+        for frame in walk.by_ref() {
             count += 1;
             frame.for_each_packet(|_| {});
         }
