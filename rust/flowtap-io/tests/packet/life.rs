@@ -161,35 +161,36 @@ fn an_idle_wait_ends_at_once_when_somebody_wants_it() {
         .is_some()
     {}
     let (frames, changes) = (capture.waker(), watch.waker());
-    std::thread::scope(|scope| {
-        let one = scope.spawn(|| {
-            (
-                capture.next_block(PATIENCE).unwrap().is_some(),
-                Instant::now(),
-            )
-        });
-        let two = scope.spawn(|| {
-            (
-                watch.next_event(PATIENCE).unwrap().is_some(),
-                Instant::now(),
-            )
-        });
-        std::thread::sleep(Duration::from_millis(100));
-        let woken = Instant::now();
-        frames.wake();
-        changes.wake();
-        for (came, ended) in [one.join().unwrap(), two.join().unwrap()] {
-            assert!(!came);
-            let took = ended.saturating_duration_since(woken);
-            assert!(took < Duration::from_millis(100), "{took:?}");
-        }
+    // The machine may be busy with something else; it is not each time.
+    let took = (0..5).map(|_| {
+        std::thread::scope(|scope| {
+            let one = scope.spawn(|| {
+                let came = capture.next_block(PATIENCE).unwrap().is_some();
+                (came, Instant::now())
+            });
+            let two = scope.spawn(|| {
+                let came = watch.next_event(PATIENCE).unwrap().is_some();
+                (came, Instant::now())
+            });
+            std::thread::sleep(Duration::from_millis(30));
+            let woken = Instant::now();
+            frames.wake();
+            changes.wake();
+            let ends = [one.join().unwrap(), two.join().unwrap()];
+            assert!(ends.iter().all(|(came, _)| !came));
+            let took = ends.map(|(_, ended)| ended.saturating_duration_since(woken));
+            took.into_iter().max().unwrap()
+        })
     });
+    let took = took.min().unwrap();
+    assert!(took < Duration::from_millis(50), "{took:?}");
     // A wake that comes before the wait ends it too, and only that one.
     frames.wake();
     frames.wake();
     let began = Instant::now();
     assert!(capture.next_block(PATIENCE).unwrap().is_none());
-    assert!(began.elapsed() < Duration::from_millis(100));
+    assert!(began.elapsed() < PATIENCE);
+    let began = Instant::now();
     assert!(
         capture
             .next_block(Duration::from_millis(100))
