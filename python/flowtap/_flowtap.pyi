@@ -26,6 +26,9 @@ __all__ = [
     "__version__",
     "capture_link_type",
     "explain",
+    "keep_rights",
+    "rights_held",
+    "serve_broker",
 ]
 
 __version__: str
@@ -399,3 +402,7 @@ class Receiver:
     @property
     def streams(self) -> list[tuple[str, int, int, int, int]]: ...
     def close(self) -> None: ...
+
+def keep_rights(names: Sequence[str]) -> None: ...
+def rights_held() -> list[str]: ...
+def serve_broker(descriptor: int, interfaces: Sequence[str]) -> None: ...

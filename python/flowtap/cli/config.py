@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from importlib import resources
 from pathlib import Path
 
 import click
@@ -17,7 +19,7 @@ __all__ = ["config"]
 
 @click.group()
 def config() -> None:
-    """Check a configuration, set a password."""
+    """Check a configuration, set a password, write a unit for the service manager."""
 
 
 @config.command()
@@ -60,6 +62,36 @@ def set_password(*, user: str, path: Path) -> None:
     beside.chmod(0o600)
     beside.replace(target)
     print(f"{target}: password of {user} set; the tap takes it over with HUP")
+
+
+@config.command(name="systemd-unit")
+@click.option(
+    "--config",
+    "path",
+    type=click.Path(path_type=Path),
+    default=Path("/etc/flowtap/flowtap.toml"),
+    show_default=True,
+)
+def systemd_unit(*, path: Path) -> None:
+    """Print a unit that runs this very program under systemd, with no more rights than it needs.
+
+    As /etc/systemd/system/flowtap.service; its first lines say what else it wants.
+    """
+    program = Path(sys.argv[0]).absolute()
+    if not os.access(program, os.X_OK):
+        fail(f"{program}: is no program that systemd could start; run flowtap by its path", Exit.USAGE)
+    text = (resources.files("flowtap.service") / "flowtap.service").read_text()
+    is_at_home = any(program.is_relative_to(place) for place in ("/home", "/root", "/run/user"))
+    for place, value in (
+        ("@PROGRAM@", str(program)),
+        ("@CONFIG@", str(path.absolute())),
+        # A program in somebody's home directory must be read there.
+        ("@HOME@", "read-only" if is_at_home else "yes"),
+    ):
+        if any(letter.isspace() or letter in "\"'\\%$" for letter in value):
+            fail(f"{value}: has a letter that has a meaning in a unit; move it", Exit.USAGE)
+        text = text.replace(place, value)
+    print(text, end="")
 
 
 def _password() -> str:

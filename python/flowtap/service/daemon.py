@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import asyncssh
 
 from flowtap import FilterTable, Tap
+from flowtap._flowtap import rights_held
 from flowtap.config import LoadedConfiguration, load, read_secret
 from flowtap.config.schema import endpoint
 from flowtap.control import ControlPlane, PortError
@@ -17,11 +18,13 @@ from flowtap.dtcp import Dialect
 from flowtap.errors import ConfigurationError, DataPlaneError
 from flowtap.service import clock
 from flowtap.service.admission import Admission
+from flowtap.service.broker import Broker, give_up_rights
 from flowtap.service.dataplane import TapDataPlane
 from flowtap.service.filters import read_filter
 from flowtap.service.logins import Logins
 from flowtap.service.notify import Notifier
 from flowtap.service.policy import policy, recipients, strict_sources
+from flowtap.service.sd_notify import tell_manager
 from flowtap.service.sequences import SequenceState, StrictOnly
 from flowtap.service.show import ShowService
 from flowtap.service.ssh import SshService
@@ -81,13 +84,15 @@ class Daemon:
 
     Args:
         configuration: What it is made from.
+        broker: Opens what needs a right.
 
     Raises:
         ConfigurationError: Something that the configuration names cannot be used.
         PermissionMissingError: A right is missing.
     """
 
-    def __init__(self, configuration: LoadedConfiguration) -> None:
+    def __init__(self, configuration: LoadedConfiguration, broker: Broker) -> None:
+        self._broker = broker
         values = configuration.values
         self._path = configuration.path
         self._reloading: asyncio.Task[None] | None = None
@@ -110,6 +115,7 @@ class Daemon:
             pace=replay.pace if replay is not None else "recorded",
             loop=replay.loop if replay is not None else False,
             wait_for_criteria=replay.wait_for_criteria if replay is not None else False,
+            broker=broker.socket,
         )
         data_plane = TapDataPlane(self._tap)
         self._control = ControlPlane(
@@ -181,6 +187,9 @@ class Daemon:
             "udp": [f"{address}:{port}" for address, port in self._udp.addresses],
             "finished": self._tap.finished,
             "error": self._tap.error,
+            "broker": self._broker.state,
+            "broker_rights": list(self._broker.rights),
+            "own_rights": rights_held(),
         }
 
     async def run(self) -> Stats:
@@ -202,17 +211,20 @@ class Daemon:
             asyncio.create_task(self._ssh.run()),
             asyncio.create_task(self._udp.run()),
             asyncio.create_task(self._show.run()),
+            asyncio.create_task(self._watch_broker()),
         ]
         waiting = asyncio.create_task(ended.wait())
         for address, port in self.addresses:
             _LOG.info("%s: DTCP over SSH on %s port %d", self.name, address, port)
         for address, port in self._udp.addresses:
             _LOG.info("%s: DTCP over UDP on %s port %d", self.name, address, port)
+        tell_manager("READY=1")
         try:
             done, _ = await asyncio.wait([*tasks, waiting], return_when=asyncio.FIRST_COMPLETED)
             for task in done - {waiting}:
                 task.result()
         finally:
+            tell_manager("STOPPING=1")
             for task in [*tasks, waiting]:
                 task.cancel()
             await asyncio.gather(*tasks, waiting, return_exceptions=True)
@@ -220,6 +232,18 @@ class Daemon:
             self._notifier.close()
             self._store.close()
         return stats
+
+    async def _watch_broker(self) -> None:
+        """Says when the rights are gone; what is open stays open."""
+        if self._broker.state == "none":
+            _LOG.warning(
+                "no broker: this process was started without the right CAP_NET_RAW, so foreign source"
+                " addresses and live capture cannot be had"
+            )
+        else:
+            await self._broker.ended()
+            _LOG.error("the broker has ended: nothing that needs a right can be opened until a restart")
+        await asyncio.Event().wait()
 
     async def _restore(self) -> None:
         """Goes on with what an earlier run has left, and tells every control source that had something."""
@@ -283,4 +307,12 @@ def serve(path: Path) -> Stats:
         ConfigurationError: The configuration is wrong.
         PermissionMissingError: A right is missing.
     """
-    return asyncio.run(Daemon(load(path)).run())
+    configuration = load(path)
+    broker = Broker([])
+    try:
+        daemon = Daemon(configuration, broker)
+        # Everything that listens is open now, and no thread has begun.
+        give_up_rights()
+        return asyncio.run(daemon.run())
+    finally:
+        broker.close()

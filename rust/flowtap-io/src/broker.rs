@@ -3,6 +3,7 @@
 //! The broker is a process without any network input, at the other end of a pair of local sockets. Every request is
 //! one line of text that names what is wanted; the answer is `ok` with a descriptor, or `no` with a reason.
 
+mod serve;
 mod sys;
 
 use std::io::{self, IoSliceMut, Write};
@@ -13,6 +14,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+
+pub use serve::{Permitted, serve, serve_number};
 
 /// How long the broker may take; it does nothing but open sockets.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -61,6 +64,14 @@ impl Broker {
     /// Why there is none.
     pub(crate) fn raw(&self, v6: bool) -> Result<OwnedFd, String> {
         self.ask(if v6 { "raw 6" } else { "raw 4" })
+    }
+
+    /// A packet socket for an interface, not bound yet.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub fn packet(&self, interface: &str) -> Result<OwnedFd, String> {
+        self.ask(&format!("packet {interface}"))
     }
 
     fn ask(&self, request: &str) -> Result<OwnedFd, String> {

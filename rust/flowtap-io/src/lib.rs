@@ -8,5 +8,6 @@ pub mod files;
 pub mod packet;
 pub mod receive;
 pub mod replay;
+pub mod rights;
 pub mod swap;
 pub mod tap;

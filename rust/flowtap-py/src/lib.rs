@@ -13,6 +13,7 @@ mod input;
 mod link_type;
 mod receiver;
 mod replay;
+mod rights;
 mod stats;
 mod table;
 mod tap;
@@ -31,6 +32,7 @@ mod _flowtap {
         link_type::{LinkType, capture_link_type},
         receiver::Receiver,
         replay::{Replay, ReplayReport},
+        rights::{keep_rights, rights_held, serve_broker},
         stats::{CriterionStats, DestinationStats, Stats},
         table::FilterTable,
         tap::Tap,
