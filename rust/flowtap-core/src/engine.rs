@@ -2,13 +2,16 @@
 
 use std::sync::Arc;
 
+use foldhash::fast::RandomState;
+use hashbrown::HashMap;
+
 use crate::batch::{CopyBatch, CopyRecord, NO_DESTINATION};
 use crate::counters::{CriterionCounters, DestinationCounters, Stats};
 use crate::decode::{IpPacket, Outer};
 use crate::encap::flowtap;
 use crate::fragments::{FragmentLimits, FragmentMemory, HeldFrame};
 use crate::frame::Frame;
-use crate::table::{FilterTable, Lifetime, Slot};
+use crate::table::{Destination, FilterTable, Lifetime, Slot};
 
 /// What the engine writes into the batch for a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,8 +130,8 @@ pub struct Engine {
     totals: Totals,
     criteria: Vec<CriterionState>,
     destinations: Vec<DestinationState>,
-    /// Criteria of the present table whose lifetime has not begun: before the first frame after an install.
-    has_fresh: bool,
+    /// Slots whose criteria's lifetime has not begun: before the first frame after an install.
+    fresh: Vec<usize>,
     /// Scratch memory: slots of one packet, ids of one datagram, one outer datagram.
     slots: Vec<u32>,
     ids: Vec<u64>,
@@ -138,14 +141,18 @@ pub struct Engine {
 impl Engine {
     /// An engine with a first table.
     pub fn new(table: Arc<FilterTable>, options: EngineOptions) -> Self {
+        let slots = usize::try_from(table.slots_end()).unwrap_or(usize::MAX);
+        // Room for those that come later, so that no change has to move all the others.
+        let mut criteria = Vec::with_capacity(slots + slots / 4);
+        criteria.resize(slots, CriterionState::default());
         Self {
-            criteria: vec![CriterionState::default(); table.slots().len()],
+            criteria,
             destinations: vec![DestinationState::default(); table.destinations().len()],
+            fresh: (0..slots).collect(),
             table,
             options,
             fragments: FragmentMemory::new(options.fragments),
             totals: Totals::default(),
-            has_fresh: true,
             slots: Vec::new(),
             ids: Vec::new(),
             datagram: Vec::new(),
@@ -158,41 +165,56 @@ impl Engine {
     }
 
     /// Goes over to another table. Accounts and ages follow the ids of criteria and the names of destinations; those
-    /// that left stay in the totals.
+    /// that left stay in the totals. Where the new table is a change of the present one, this costs about as much as the
+    /// change.
     pub fn install(&mut self, table: Arc<FilterTable>) {
-        let criteria = table
-            .slots()
-            .iter()
-            .map(|slot| {
-                let old = self
-                    .table
-                    .slot_of(slot.id())
-                    .and_then(|slot| usize::try_from(slot).ok());
-                old.and_then(|old| self.criteria.get(old).copied())
-                    .unwrap_or_default()
-            })
-            .collect();
-        let old: hashbrown::HashMap<&str, DestinationState, foldhash::fast::RandomState> = self
-            .table
-            .destinations()
-            .iter()
+        let mut moved: Vec<(usize, Option<CriterionState>)> = Vec::new();
+        self.table.differing_slots(&table, |number| {
+            let (old, new) = (self.table.slot(number), table.slot(number));
+            if let (Some(new), Ok(at)) = (new, usize::try_from(number))
+                && old.map(Slot::id) != Some(new.id())
+            {
+                let state = self.table.slot_of(new.id()).and_then(|old| self.state(old));
+                moved.push((at, state));
+            }
+        });
+        let end = usize::try_from(table.slots_end()).unwrap_or(usize::MAX);
+        self.criteria.resize(end, CriterionState::default());
+        for (at, state) in moved {
+            if let Some(place) = self.criteria.get_mut(at) {
+                *place = state.unwrap_or_default();
+                if place.since_ns.is_none() {
+                    self.fresh.push(at);
+                }
+            }
+        }
+        if self.fresh.len() > self.criteria.len() {
+            // Many changes without a frame between them: some slots are there several times.
+            self.fresh = (0..self.criteria.len()).collect();
+        }
+        if !self.table.shares_destinations(&table) {
+            self.destinations = self.destinations_of(&table);
+        }
+        self.table = table;
+    }
+
+    /// The states of another table's destinations: those of the present ones with the same names.
+    fn destinations_of(&self, table: &FilterTable) -> Vec<DestinationState> {
+        let present = self.table.destinations().iter();
+        let states: HashMap<&str, DestinationState, RandomState> = present
             .map(|destination| destination.id.as_str())
             .zip(self.destinations.iter().copied())
             .collect();
-        let destinations = table
-            .destinations()
-            .iter()
-            .map(|destination| {
-                old.get(destination.id.as_str())
-                    .copied()
-                    .unwrap_or_default()
-            })
-            .collect();
-        drop(old);
-        self.criteria = criteria;
-        self.destinations = destinations;
-        self.table = table;
-        self.has_fresh = true;
+        let state = |destination: &Destination| states.get(destination.id.as_str()).copied();
+        let others = table.destinations().iter();
+        others
+            .map(|destination| state(destination).unwrap_or_default())
+            .collect()
+    }
+
+    /// The state of the criterion in a slot.
+    fn state(&self, slot: u32) -> Option<CriterionState> {
+        self.criteria.get(usize::try_from(slot).ok()?).copied()
     }
 
     /// Takes one frame. Copies are appended to `batch`; `now_ns` drives lifetimes and the memory of fragments.
@@ -206,7 +228,7 @@ impl Engine {
     ) -> Verdict {
         self.totals.frames += 1;
         self.totals.octets += u64::try_from(frame.data.len()).unwrap_or(u64::MAX);
-        if self.has_fresh {
+        if !self.fresh.is_empty() {
             self.begin_lifetimes(now_ns);
         }
         let Some(outer) = Outer::of(frame) else {
@@ -224,7 +246,7 @@ impl Engine {
             _ => {
                 let mut slots = std::mem::take(&mut self.slots);
                 self.table.classify(&packet.key, &mut slots);
-                let verdict = self.deliver(frame, &packet, &slots, now_ns, batch, sink);
+                let verdict = self.deliver(frame, &packet, &mut slots, now_ns, batch, sink);
                 self.slots = slots;
                 verdict
             }
@@ -232,9 +254,10 @@ impl Engine {
     }
 
     fn begin_lifetimes(&mut self, now_ns: u64) {
-        self.has_fresh = false;
-        for state in &mut self.criteria {
-            state.since_ns.get_or_insert(now_ns);
+        for at in self.fresh.drain(..) {
+            if let Some(state) = self.criteria.get_mut(at) {
+                state.since_ns.get_or_insert(now_ns);
+            }
         }
     }
 
@@ -252,7 +275,7 @@ impl Engine {
         let mut slots = std::mem::take(&mut self.slots);
         let verdict = if fragment.offset_octets == 0 {
             self.table.classify(&packet.key, &mut slots);
-            let verdict = self.deliver(frame, packet, &slots, now_ns, batch, sink);
+            let verdict = self.deliver(frame, packet, &mut slots, now_ns, batch, sink);
             let mut ids = std::mem::take(&mut self.ids);
             ids.clear();
             ids.extend(
@@ -269,20 +292,12 @@ impl Engine {
         } else if let Some(ids) = self.fragments.verdict(packet, &fragment, now_ns) {
             slots.clear();
             slots.extend(ids.iter().filter_map(|&id| self.table.slot_of(id)));
-            self.deliver(frame, packet, &slots, now_ns, batch, sink)
+            self.deliver(frame, packet, &mut slots, now_ns, batch, sink)
+        } else if self.table.classify_later_fragment(&packet.key, &mut slots) {
+            self.fragments.hold(frame, packet, &fragment, now_ns);
+            Verdict::Held
         } else {
-            self.table
-                .classify_without_transport(&packet.key, &mut slots);
-            let waits = slots
-                .iter()
-                .filter_map(|&slot| self.table.slot(slot))
-                .any(|slot| slot.criteria().needs_first_fragment(&packet.key));
-            if waits {
-                self.fragments.hold(frame, packet, &fragment, now_ns);
-                Verdict::Held
-            } else {
-                self.deliver(frame, packet, &slots, now_ns, batch, sink)
-            }
+            self.deliver(frame, packet, &mut slots, now_ns, batch, sink)
         };
         self.slots = slots;
         for held in self.fragments.forget(now_ns) {
@@ -304,11 +319,11 @@ impl Engine {
         let Some(packet) = Outer::of(&frame).map(|outer| outer.packet()) else {
             return;
         };
-        let slots: Vec<u32> = ids
+        let mut slots: Vec<u32> = ids
             .iter()
             .filter_map(|&id| self.table.slot_of(id))
             .collect();
-        self.deliver(&frame, &packet, &slots, now_ns, batch, sink);
+        self.deliver(&frame, &packet, &mut slots, now_ns, batch, sink);
     }
 
     /// Decides a held fragment whose first never came: what needs the first does not match.
@@ -324,22 +339,16 @@ impl Engine {
             return;
         };
         let mut slots = Vec::new();
-        self.table
-            .classify_without_transport(&packet.key, &mut slots);
-        slots.retain(|&slot| {
-            self.table
-                .slot(slot)
-                .is_some_and(|slot| !slot.criteria().needs_first_fragment(&packet.key))
-        });
-        self.deliver(&frame, &packet, &slots, now_ns, batch, sink);
+        self.table.classify_later_fragment(&packet.key, &mut slots);
+        self.deliver(&frame, &packet, &mut slots, now_ns, batch, sink);
     }
 
-    /// Counts the matches of one frame and makes its copies.
+    /// Counts the matches of one frame and makes its copies, in the order of the criteria's ids.
     fn deliver(
         &mut self,
         frame: &Frame<'_>,
         packet: &IpPacket<'_>,
-        slots: &[u32],
+        slots: &mut [u32],
         now_ns: u64,
         batch: &mut CopyBatch,
         sink: &mut impl MatchSink,
@@ -356,12 +365,15 @@ impl Engine {
             self.totals.own += 1;
             return Verdict::Own;
         }
+        if self.options.framing != Framing::Count && slots.len() > 1 {
+            table.sort_by_id(slots);
+        }
         let mut matched = false;
-        for &number in slots {
-            let Some((slot, state)) = usize::try_from(number)
+        for &number in &*slots {
+            let state = usize::try_from(number)
                 .ok()
-                .and_then(|number| table.slots().get(number).zip(self.criteria.get_mut(number)))
-            else {
+                .and_then(|number| self.criteria.get_mut(number));
+            let Some((slot, state)) = table.slot(number).zip(state) else {
                 continue;
             };
             if slot
@@ -384,20 +396,18 @@ impl Engine {
                 timestamp_ns: frame.timestamp_ns,
                 original_length_octets: packet.total_length_octets,
             };
-            if slot.destinations().is_empty() {
+            if !slot.is_delivered() {
                 if self.options.framing != Framing::Count {
                     batch.push(record, |bytes| bytes.extend_from_slice(packet.octets));
                 }
                 state.copies += 1;
                 self.totals.copied += 1;
             }
-            for &index in slot.destinations() {
-                let Some((destination, account)) = usize::try_from(index).ok().and_then(|index| {
-                    table
-                        .destinations()
-                        .get(index)
-                        .zip(self.destinations.get_mut(index))
-                }) else {
+            for (index, destination) in table.destinations_of(slot) {
+                let account = usize::try_from(index)
+                    .ok()
+                    .and_then(|index| self.destinations.get_mut(index));
+                let Some(account) = account else {
                     continue;
                 };
                 account.wanted += 1;
@@ -506,7 +516,7 @@ impl Engine {
             copied,
             refused,
         } = self.totals;
-        let criteria = self.table.slots().iter().zip(&self.criteria);
+        let criteria = self.table.slots().numbered();
         let destinations = self.table.destinations().iter().zip(&self.destinations);
         Stats {
             frames,
@@ -519,12 +529,15 @@ impl Engine {
             refused,
             held: u64::try_from(self.fragments.held_frames()).unwrap_or(u64::MAX),
             criteria: criteria
-                .map(|(slot, state)| CriterionCounters {
-                    id: slot.id(),
-                    packets: state.packets,
-                    octets: state.octets,
-                    copies: state.copies,
-                    last_match_ns: state.last_match_ns,
+                .map(|(number, slot)| {
+                    let state = self.state(number).unwrap_or_default();
+                    CriterionCounters {
+                        id: slot.id(),
+                        packets: state.packets,
+                        octets: state.octets,
+                        copies: state.copies,
+                        last_match_ns: state.last_match_ns,
+                    }
                 })
                 .collect(),
             destinations: destinations

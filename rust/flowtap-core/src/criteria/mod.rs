@@ -7,13 +7,15 @@ mod extent;
 mod ranges;
 mod set;
 mod text;
+mod upper;
 
 use std::fmt;
 
 pub use self::extent::AddressSpace;
 use self::set::{AddressSet, NumberSet};
 pub use self::text::MAXIMUM_ELEMENTS;
-use crate::packet::{Address, PacketKey, Transport};
+use self::upper::{TransportFilter, Upper, UpperFilter};
+use crate::packet::PacketKey;
 use crate::wire::protocol;
 
 /// The fields of a filter.
@@ -124,37 +126,46 @@ impl CriteriaError {
     }
 }
 
-/// What a filter says about transport fields; at least one of them is not "any".
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
-enum TransportFilter {
-    Ports {
-        source: NumberSet,
-        destination: NumberSet,
-    },
-    Icmp {
-        kind: NumberSet,
-        code: NumberSet,
-    },
-}
-
 /// One packet filter.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Criteria {
     source: AddressSet,
     destination: AddressSet,
-    protocol: NumberSet,
-    transport: Option<Box<TransportFilter>>,
+    upper: Upper,
 }
 
-/// A plain interval on one field, for an index that looks criteria up by it.
+/// One end of a packet: addresses and ports come in pairs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Side {
+    Source,
+    Destination,
+}
+
+impl Side {
+    pub(crate) const fn other(self) -> Self {
+        match self {
+            Self::Source => Self::Destination,
+            Self::Destination => Self::Source,
+        }
+    }
+}
+
+/// What a filter says about the upper layer, as ranges for an index.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Anchor {
-    /// The field says nothing.
-    Any,
-    /// IPv4 and IPv6 ranges.
-    Ranges {
-        v4: Vec<(u32, u32)>,
-        v6: Vec<(u128, u128)>,
+pub(crate) enum UpperRanges {
+    /// Protocol numbers, nothing about what they carry.
+    Protocols(Vec<(u16, u16)>),
+    /// Ports of TCP, of UDP or of both.
+    Ports {
+        tcp: bool,
+        udp: bool,
+        source: Vec<(u16, u16)>,
+        destination: Vec<(u16, u16)>,
+    },
+    /// ICMP of the packet's family.
+    Icmp {
+        kind: Vec<(u16, u16)>,
+        code: Vec<(u16, u16)>,
     },
 }
 
@@ -242,8 +253,10 @@ impl Criteria {
         Ok(Self {
             source,
             destination,
-            protocol,
-            transport: transport.map(Box::new),
+            upper: Upper::new(UpperFilter {
+                protocol,
+                transport,
+            }),
         })
     }
 
@@ -252,19 +265,7 @@ impl Criteria {
     pub fn matches(&self, key: &PacketKey) -> bool {
         self.source.contains(key.source)
             && self.destination.contains(key.destination)
-            && self.protocol_matches(key)
-            && self
-                .transport
-                .as_ref()
-                .is_none_or(|filter| filter.matches(key))
-    }
-
-    #[inline]
-    fn protocol_matches(&self, key: &PacketKey) -> bool {
-        self.protocol.is_any()
-            || key
-                .protocol
-                .is_some_and(|number| self.protocol.contains(u16::from(number)))
+            && self.upper.matches(key)
     }
 
     /// The first field that rejects a packet, None where the filter matches it.
@@ -275,51 +276,7 @@ impl Criteria {
         if !self.destination.contains(key.destination) {
             return Some(Field::Destination);
         }
-        if !self.protocol_matches(key) {
-            return Some(Field::Protocol);
-        }
-        match (self.transport.as_deref(), key.transport) {
-            (None, _) => None,
-            (
-                Some(TransportFilter::Ports {
-                    source,
-                    destination,
-                }),
-                transport,
-            ) => {
-                let ports = match transport {
-                    Transport::Ports {
-                        source,
-                        destination,
-                    } if has_ports(key) => Some((source, destination)),
-                    _ => None,
-                };
-                if !source.is_any() && ports.is_none_or(|ports| !source.contains(ports.0)) {
-                    Some(Field::SourcePort)
-                } else if !destination.is_any()
-                    && ports.is_none_or(|ports| !destination.contains(ports.1))
-                {
-                    Some(Field::DestinationPort)
-                } else {
-                    None
-                }
-            }
-            (Some(TransportFilter::Icmp { kind, code }), transport) => {
-                let icmp = match transport {
-                    Transport::Icmp { kind, code } if has_icmp(key) => {
-                        Some((u16::from(kind), u16::from(code)))
-                    }
-                    _ => None,
-                };
-                if !kind.is_any() && icmp.is_none_or(|icmp| !kind.contains(icmp.0)) {
-                    Some(Field::IcmpType)
-                } else if !code.is_any() && icmp.is_none_or(|icmp| !code.contains(icmp.1)) {
-                    Some(Field::IcmpCode)
-                } else {
-                    None
-                }
-            }
-        }
+        self.upper.first_rejecting_field(key)
     }
 
     /// Whether the filter could match a datagram of which only a later fragment is known: addresses match, and nothing
@@ -327,27 +284,18 @@ impl Criteria {
     pub fn matches_ignoring_transport(&self, key: &PacketKey) -> bool {
         self.source.contains(key.source)
             && self.destination.contains(key.destination)
-            && (key.protocol.is_none() || self.protocol_matches(key))
-            && match (self.transport.as_deref(), key.protocol) {
-                (None, _) | (Some(_), None) => true,
-                (Some(TransportFilter::Ports { .. }), Some(number)) => {
-                    matches!(number, protocol::TCP | protocol::UDP)
-                }
-                (Some(TransportFilter::Icmp { .. }), Some(number)) => {
-                    number == icmp_protocol(key.source)
-                }
-            }
+            && self.upper.matches_ignoring_transport(key)
     }
 
     /// Whether a later fragment alone is not enough to decide: the filter names transport fields, or a protocol that the
     /// fragment does not tell.
     pub fn needs_first_fragment(&self, key: &PacketKey) -> bool {
-        self.transport.is_some() || (key.protocol.is_none() && !self.protocol.is_any())
+        self.needs_transport() || (key.protocol.is_none() && !self.upper.is_any_protocol())
     }
 
     /// Whether the filter names transport fields.
     pub const fn needs_transport(&self) -> bool {
-        self.transport.is_some()
+        self.upper.names_transport()
     }
 
     /// Whether some packet could match both filters.
@@ -359,10 +307,11 @@ impl Criteria {
         if !v4 && !v6 {
             return false;
         }
+        let (left, right) = (self.upper.sets(), other.upper.sets());
         let both_allow = |number: u8| {
-            self.protocol.contains(u16::from(number)) && other.protocol.contains(u16::from(number))
+            left.protocol.contains(u16::from(number)) && right.protocol.contains(u16::from(number))
         };
-        let transports = [self.transport.as_deref(), other.transport.as_deref()];
+        let transports = [left.transport.as_ref(), right.transport.as_ref()];
         let names_ports = transports
             .iter()
             .flatten()
@@ -383,7 +332,7 @@ impl Criteria {
         {
             return false;
         }
-        if !self.protocol.overlaps(&other.protocol) {
+        if !left.protocol.overlaps(&right.protocol) {
             return false;
         }
         match transports {
@@ -410,102 +359,54 @@ impl Criteria {
         NormalForm(self)
     }
 
-    /// What the filter says about the source.
-    pub(crate) fn source_anchor(&self) -> Anchor {
-        anchor(&self.source)
+    /// The IPv4 addresses that one side may have.
+    pub(crate) fn v4(&self, side: Side) -> Vec<(u32, u32)> {
+        self.addresses(side).v4()
     }
 
-    /// What the filter says about the destination.
-    pub(crate) fn destination_anchor(&self) -> Anchor {
-        anchor(&self.destination)
+    /// The IPv6 addresses that one side may have.
+    pub(crate) fn v6(&self, side: Side) -> Vec<(u128, u128)> {
+        self.addresses(side).v6()
     }
 
-    /// Whether packets of this protocol (None: not readable) can match.
-    pub(crate) fn allows_protocol(&self, protocol: u8) -> bool {
-        self.protocol.contains(u16::from(protocol))
-            && match self.transport.as_deref() {
-                None => true,
-                Some(TransportFilter::Ports { .. }) => {
-                    matches!(protocol, protocol::TCP | protocol::UDP)
-                }
-                Some(TransportFilter::Icmp { .. }) => {
-                    matches!(protocol, protocol::ICMP | protocol::ICMPV6)
-                }
-            }
+    const fn addresses(&self, side: Side) -> &AddressSet {
+        match side {
+            Side::Source => &self.source,
+            Side::Destination => &self.destination,
+        }
+    }
+
+    /// What the filter says about the upper layer.
+    pub(crate) fn upper(&self) -> UpperRanges {
+        let to_octet = |set: &NumberSet| match set {
+            NumberSet::Any => vec![(0, u16::from(u8::MAX))],
+            NumberSet::One(..) | NumberSet::Many(_) => set.to_ranges(),
+        };
+        let UpperFilter {
+            protocol,
+            transport,
+        } = &*self.upper.sets();
+        match transport {
+            None => UpperRanges::Protocols(to_octet(protocol)),
+            Some(TransportFilter::Ports {
+                source,
+                destination,
+            }) => UpperRanges::Ports {
+                tcp: protocol.contains(protocol::TCP.into()),
+                udp: protocol.contains(protocol::UDP.into()),
+                source: source.to_ranges(),
+                destination: destination.to_ranges(),
+            },
+            Some(TransportFilter::Icmp { kind, code }) => UpperRanges::Icmp {
+                kind: to_octet(kind),
+                code: to_octet(code),
+            },
+        }
     }
 
     /// Octets on the heap.
     pub(crate) fn heap_octets(&self) -> usize {
-        self.source.heap_octets()
-            + self.destination.heap_octets()
-            + self.protocol.heap_octets()
-            + self.transport.as_deref().map_or(0, |filter| {
-                let (TransportFilter::Ports {
-                    source: a,
-                    destination: b,
-                }
-                | TransportFilter::Icmp { kind: a, code: b }) = filter;
-                size_of::<TransportFilter>() + a.heap_octets() + b.heap_octets()
-            })
-    }
-}
-
-fn anchor(set: &AddressSet) -> Anchor {
-    if set.is_any() {
-        Anchor::Any
-    } else {
-        Anchor::Ranges {
-            v4: set.v4(),
-            v6: set.v6(),
-        }
-    }
-}
-
-/// Whether the packet's ports are such that criteria look at them.
-const fn has_ports(key: &PacketKey) -> bool {
-    matches!(key.protocol, Some(protocol::TCP | protocol::UDP))
-}
-
-/// Whether the packet is ICMP for IPv4 or ICMPv6 for IPv6.
-fn has_icmp(key: &PacketKey) -> bool {
-    key.protocol == Some(icmp_protocol(key.source))
-}
-
-/// The number of ICMP in the family of `address`.
-const fn icmp_protocol(address: Address) -> u8 {
-    match address {
-        Address::V4(_) => protocol::ICMP,
-        Address::V6(_) => protocol::ICMPV6,
-    }
-}
-
-impl TransportFilter {
-    #[inline]
-    fn matches(&self, key: &PacketKey) -> bool {
-        match (self, key.transport) {
-            (
-                Self::Ports {
-                    source,
-                    destination,
-                },
-                Transport::Ports {
-                    source: from,
-                    destination: to,
-                },
-            ) => has_ports(key) && source.contains(from) && destination.contains(to),
-            (
-                Self::Icmp { kind, code },
-                Transport::Icmp {
-                    kind: packet_kind,
-                    code: packet_code,
-                },
-            ) => {
-                has_icmp(key)
-                    && kind.contains(u16::from(packet_kind))
-                    && code.contains(u16::from(packet_code))
-            }
-            _ => false,
-        }
+        self.source.heap_octets() + self.destination.heap_octets() + self.upper.heap_octets()
     }
 }
 
@@ -518,9 +419,12 @@ impl fmt::Display for NormalForm<'_> {
         let Criteria {
             source,
             destination,
+            upper,
+        } = self.0;
+        let UpperFilter {
             protocol,
             transport,
-        } = self.0;
+        } = &*upper.sets();
         let mut separator = "";
         let mut write = |field: Field, any: bool, value: &dyn fmt::Display| {
             if any {
@@ -533,7 +437,7 @@ impl fmt::Display for NormalForm<'_> {
         write(Field::Source, source.is_any(), source)?;
         write(Field::Destination, destination.is_any(), destination)?;
         write(Field::Protocol, protocol.is_any(), protocol)?;
-        match transport.as_deref() {
+        match transport {
             Some(TransportFilter::Ports {
                 source,
                 destination,

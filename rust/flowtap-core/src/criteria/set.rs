@@ -11,8 +11,12 @@ pub(super) enum NumberSet {
     Any,
     /// One inclusive range, mostly one number.
     One(u16, u16),
-    Many(Box<[(u16, u16)]>),
+    Many(Box<NumberRanges>),
 }
+
+/// Ranges behind one thin pointer, so that the common sets stay small.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) struct NumberRanges(Box<[(u16, u16)]>);
 
 impl NumberSet {
     /// From ranges in their one form, within 0 to `highest`.
@@ -20,7 +24,7 @@ impl NumberSet {
         match ranges.as_slice() {
             [(0, last)] if *last >= highest => Self::Any,
             [(first, last)] => Self::One(*first, *last),
-            _ => Self::Many(ranges.into()),
+            _ => Self::Many(Box::new(NumberRanges(ranges.into()))),
         }
     }
 
@@ -33,7 +37,7 @@ impl NumberSet {
         match self {
             Self::Any => true,
             Self::One(first, last) => (*first..=*last).contains(&number),
-            Self::Many(ranges) => ranges::contain(ranges, number),
+            Self::Many(ranges) => ranges::contain(&ranges.0, number),
         }
     }
 
@@ -41,7 +45,7 @@ impl NumberSet {
         match self {
             Self::Any => ranges::everything(),
             Self::One(first, last) => vec![(*first, *last)],
-            Self::Many(ranges) => ranges.to_vec(),
+            Self::Many(ranges) => ranges.0.to_vec(),
         }
     }
 
@@ -51,7 +55,7 @@ impl NumberSet {
 
     pub(super) fn heap_octets(&self) -> usize {
         match self {
-            Self::Many(ranges) => size_of_val::<[_]>(ranges),
+            Self::Many(ranges) => size_of::<NumberRanges>() + size_of_val::<[_]>(&ranges.0),
             Self::Any | Self::One(..) => 0,
         }
     }
@@ -70,7 +74,7 @@ impl fmt::Display for NumberSet {
             Self::Any => f.write_str("*"),
             Self::One(first, last) => write(f, (*first, *last)),
             Self::Many(ranges) => {
-                for (at, &range) in ranges.iter().enumerate() {
+                for (at, &range) in ranges.0.iter().enumerate() {
                     if at > 0 {
                         f.write_str(",")?;
                     }
@@ -95,6 +99,7 @@ pub(super) enum AddressSet {
     Any,
     /// One inclusive range of IPv4 addresses, mostly a host or a prefix.
     OneV4(u32, u32),
+    HostV6(Box<u128>),
     Many(Box<AddressRanges>),
 }
 
@@ -104,6 +109,7 @@ impl AddressSet {
         match (v4.as_slice(), v6.as_slice()) {
             ([(0, u32::MAX)], [(0, u128::MAX)]) => Self::Any,
             ([(first, last)], []) => Self::OneV4(*first, *last),
+            ([], [(first, last)]) if first == last => Self::HostV6(Box::new(*first)),
             _ => Self::Many(Box::new(AddressRanges {
                 v4: v4.into(),
                 v6: v6.into(),
@@ -120,7 +126,8 @@ impl AddressSet {
         match (self, address) {
             (Self::Any, _) => true,
             (Self::OneV4(first, last), Address::V4(bits)) => (*first..=*last).contains(&bits),
-            (Self::OneV4(..), Address::V6(_)) => false,
+            (Self::HostV6(host), Address::V6(bits)) => **host == bits,
+            (Self::OneV4(..), Address::V6(_)) | (Self::HostV6(_), Address::V4(_)) => false,
             (Self::Many(ranges), Address::V4(bits)) => ranges::contain(&ranges.v4, bits),
             (Self::Many(ranges), Address::V6(bits)) => ranges::contain(&ranges.v6, bits),
         }
@@ -131,6 +138,7 @@ impl AddressSet {
         match self {
             Self::Any => ranges::everything(),
             Self::OneV4(first, last) => vec![(*first, *last)],
+            Self::HostV6(_) => Vec::new(),
             Self::Many(ranges) => ranges.v4.to_vec(),
         }
     }
@@ -140,6 +148,7 @@ impl AddressSet {
         match self {
             Self::Any => ranges::everything(),
             Self::OneV4(..) => Vec::new(),
+            Self::HostV6(host) => vec![(**host, **host)],
             Self::Many(ranges) => ranges.v6.to_vec(),
         }
     }
@@ -151,6 +160,7 @@ impl AddressSet {
                     + size_of_val::<[_]>(&ranges.v4)
                     + size_of_val::<[_]>(&ranges.v6)
             }
+            Self::HostV6(host) => size_of_val::<u128>(host),
             Self::Any | Self::OneV4(..) => 0,
         }
     }
