@@ -1,10 +1,12 @@
-//! Any criteria and any packets: the index answers what asking every criterion answers, and a packet that is sorted out
-//! early matches nothing.
+//! Any criteria, any changes and any packets: the index answers what asking every criterion answers, a packet that is
+//! sorted out early matches nothing, and a table that was changed answers what one that is compiled anew answers.
 #![no_main]
+
+use std::collections::BTreeMap;
 
 use flowtap_core::criteria::{Criteria, CriteriaText};
 use flowtap_core::packet::{Address, PacketKey, Transport};
-use flowtap_core::table::{Entry, FilterTable, Lifetime};
+use flowtap_core::table::{Entry, FilterTable, Lifetime, Slot};
 use libfuzzer_sys::fuzz_target;
 
 const ADDRESSES: [&str; 8] = [
@@ -35,40 +37,86 @@ fn address(kind: u8, low: u8) -> (Address, Address) {
     }
 }
 
+fn entry(
+    id: u64,
+    &[source, destination, protocol, from, to, kind, code]: &[u8; 7],
+) -> Option<Entry> {
+    let text = CriteriaText {
+        source: pick(&ADDRESSES, source),
+        destination: pick(&ADDRESSES, destination),
+        protocol: pick(&NUMBERS, protocol),
+        source_port: pick(&PORTS, from),
+        destination_port: pick(&PORTS, to),
+        icmp_type: pick(&["8", "*"], kind),
+        icmp_code: pick(&["0", "*"], code),
+    };
+    Some(Entry {
+        id,
+        criteria: Criteria::parse(&text).ok()?,
+        destinations: Vec::new(),
+        lifetime: Lifetime::default(),
+        own: false,
+    })
+}
+
+/// Ids of the criteria that match, ascending.
+fn ids(table: &FilterTable, slots: &[u32]) -> Vec<u64> {
+    let slots = slots.iter().filter_map(|&slot| table.slot(slot));
+    let mut ids: Vec<u64> = slots.map(Slot::id).collect();
+    ids.sort_unstable();
+    ids
+}
+
+/// What a table finds, by its index and by asking every criterion.
+fn found(table: &FilterTable, key: &PacketKey) -> Vec<u64> {
+    let (mut indexed, mut linear) = (Vec::new(), Vec::new());
+    table.classify(key, &mut indexed);
+    table.classify_linear(key, &mut linear);
+    let found = ids(table, &indexed);
+    assert_eq!(found, ids(table, &linear));
+    assert!(table.may_match(key.source, key.destination) || found.is_empty());
+    found
+}
+
 fuzz_target!(|input: &[u8]| {
-    let Some((&count, rest)) = input.split_first() else {
+    let [count, changes, rest @ ..] = input else {
         return;
     };
-    let (criteria, packets) = rest.split_at(rest.len().min(usize::from(count % 32) * 7));
-    let entries: Vec<Entry> = criteria
-        .as_chunks::<7>()
-        .0
-        .iter()
-        .zip(1..)
-        .filter_map(
-            |(&[source, destination, protocol, from, to, kind, code], id)| {
-                let text = CriteriaText {
-                    source: pick(&ADDRESSES, source),
-                    destination: pick(&ADDRESSES, destination),
-                    protocol: pick(&NUMBERS, protocol),
-                    source_port: pick(&PORTS, from),
-                    destination_port: pick(&PORTS, to),
-                    icmp_type: pick(&["8", "*"], kind),
-                    icmp_code: pick(&["0", "*"], code),
-                };
-                let criteria = Criteria::parse(&text).ok()?;
-                Some(Entry {
-                    id,
-                    criteria,
-                    destinations: Vec::new(),
-                    lifetime: Lifetime::default(),
-                    own: false,
-                })
-            },
-        )
+    let (criteria, rest) = rest.split_at(rest.len().min(usize::from(count % 64) * 7));
+    let entries = criteria.as_chunks::<7>().0.iter().zip(1..);
+    let entries: Vec<Entry> = entries
+        .filter_map(|(fields, id)| entry(id, fields))
         .collect();
-    let table = FilterTable::compile(entries, Vec::new()).expect("distinct ids, no destinations");
-    let (mut indexed, mut linear) = (Vec::new(), Vec::new());
+    let mut present: BTreeMap<u64, Entry> = entries
+        .iter()
+        .cloned()
+        .map(|entry| (entry.id, entry))
+        .collect();
+    let mut table =
+        FilterTable::compile(entries, Vec::new()).expect("distinct ids, no destinations");
+    // A change: which goes, and what comes in its place, under its id or a new one.
+    let (changes, packets) = rest.split_at(rest.len().min(usize::from(changes % 32) * 8));
+    for ([which, fields @ ..], new_id) in changes.as_chunks::<8>().0.iter().zip(1000..) {
+        let gone = (!present.is_empty())
+            .then(|| {
+                present
+                    .keys()
+                    .nth(usize::from(which / 2) % present.len())
+                    .copied()
+            })
+            .flatten();
+        if let Some(id) = gone {
+            present.remove(&id);
+        }
+        let id = gone.filter(|_| which % 2 == 0).unwrap_or(new_id);
+        let coming = entry(id, fields);
+        present.extend(coming.clone().map(|entry| (id, entry)));
+        table = table
+            .changed(gone.as_slice(), coming.into_iter().collect(), None)
+            .expect("what goes is there, what comes is new");
+    }
+    let anew =
+        FilterTable::compile(present.into_values().collect(), Vec::new()).expect("distinct ids");
     for &[kind, low, protocol, transport, port] in packets.as_chunks::<5>().0 {
         let (source, destination) = address(kind, low);
         let key = PacketKey {
@@ -88,9 +136,14 @@ fuzz_target!(|input: &[u8]| {
                 },
             },
         };
-        table.classify(&key, &mut indexed);
-        table.classify_linear(&key, &mut linear);
-        assert_eq!(indexed, linear);
-        assert!(table.may_match(source, destination) || linear.is_empty());
+        assert_eq!(found(&table, &key), found(&anew, &key));
+        let alone = PacketKey {
+            transport: Transport::None,
+            ..key
+        };
+        let (mut changed, mut compiled) = (Vec::new(), Vec::new());
+        let waits = table.classify_later_fragment(&alone, &mut changed);
+        assert_eq!(waits, anew.classify_later_fragment(&alone, &mut compiled));
+        assert_eq!(ids(&table, &changed), ids(&anew, &compiled));
     }
 });
