@@ -74,6 +74,10 @@ class Criteria:
         total_since_ns: int | None = None,
         idle_since_ns: int | None = None,
         own: bool = False,
+        ip_version: Literal[4, 6] | None = None,
+        input_interfaces: Sequence[str] = (),
+        output_interfaces: Sequence[str] = (),
+        circuit: bool = False,
     ) -> Self: ...
     @property
     def id(self) -> int: ...
@@ -140,6 +144,12 @@ class FilterTable:
     @staticmethod
     def compile(
         criteria: Iterable[Criteria],
+        destinations: Mapping[str, ContentDestination] | None = None,
+    ) -> FilterTable: ...
+    def changed(
+        self,
+        remove: Sequence[int],
+        add: Iterable[Criteria],
         destinations: Mapping[str, ContentDestination] | None = None,
     ) -> FilterTable: ...
     def __len__(self) -> int: ...
@@ -282,9 +292,10 @@ class Tap:
         *,
         pace: Literal["recorded", "fast"] | float = "recorded",
         loop: bool = False,
-        wait_for_criteria: bool = False,
+        wait_for_criteria: int = 0,
         export: bool = True,
         broker: socket | None = None,
+        interface: str | None = None,
     ) -> Tap: ...
     def start(self) -> None: ...
     def install(self, table: FilterTable) -> int: ...

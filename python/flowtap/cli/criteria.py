@@ -93,6 +93,9 @@ def _criteria(entry: CriteriaFileEntry, labels: Mapping[tuple[str, Delivery], st
     names = entry.cdest_ids or ("",) * len(entry.deliveries)
     deliveries = zip(names, entry.deliveries, strict=False)
     text = entry.filter
+    if entry.scope.vrf is not None:
+        line = entry.lines["x-jtap-vrf-name"]
+        raise CriteriaFileError(path, line, "X-JTap-VRF-Name: a capture knows no routing instances")
     try:
         return Criteria(
             entry.id,
@@ -103,6 +106,10 @@ def _criteria(entry: CriteriaFileEntry, labels: Mapping[tuple[str, Delivery], st
             destination_port=text.destination_port,
             icmp_type=text.icmp_type,
             icmp_code=text.icmp_code,
+            ip_version=entry.scope.ip_version,
+            input_interfaces=entry.scope.input_interfaces,
+            output_interfaces=entry.scope.output_interfaces,
+            circuit=entry.scope.is_circuit,
             deliver_to=[labels[name, delivery] for name, delivery in deliveries],
             # A zero among the time-outs is one that is not used [DTCP §5.4.1].
             timeout_idle_s=entry.timeouts.idle_s or None,

@@ -118,7 +118,7 @@ name = "demo"
 [element.replay]
 files = ["{capture}"]
 pace = {PACKETS_PER_SECOND}
-wait_for_criteria = true
+wait_for_criteria = {len(ORDERS)}
 
 [login.class.tasker]
 permissions = ["flow-tap-operation"]

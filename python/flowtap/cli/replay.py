@@ -114,9 +114,14 @@ def _comment(loaded: LoadedCriteria) -> str:
     lines = (
         f"{entry.id}: "
         + " ".join(
-            f"{name}={value}"
-            for name in type(entry.filter).__dataclass_fields__
-            if (value := getattr(entry.filter, name)) is not None
+            [
+                *(
+                    f"{name}={value}"
+                    for name in type(entry.filter).__dataclass_fields__
+                    if (value := getattr(entry.filter, name)) is not None
+                ),
+                *(f"{name}={value}" for name, value in entry.scope.parameters()),
+            ]
         )
         for entry in loaded.entries[:100]
     )

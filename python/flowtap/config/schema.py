@@ -22,11 +22,14 @@ __all__ = [
     "ShowSection",
     "SshSection",
     "StoreSection",
+    "VrfSection",
     "endpoint",
 ]
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[!-+\--~]+$")]
+# As the kernel takes them (dev_valid_name): 15 octets without slash and white space.
+InterfaceName = Annotated[str, Field(pattern=r"^[^\s/:]{1,15}$")]
 Address = IPv4Address | IPv6Address
 
 
@@ -89,16 +92,28 @@ class ReplaySection(_Section):
     files: Annotated[list[str], Field(min_length=1)]
     pace: Literal["recorded", "fast"] | Annotated[float, Field(gt=0)] = "recorded"
     loop: bool = False
-    wait_for_criteria: bool = False
+    wait_for_criteria: bool | Bound = False
+    """Begin when so many criteria are active; true stands for 1."""
+    interfaces: list[InterfaceName] = []
+    """Those that the captures may name; frames of captures without names come in on the first."""
+
+
+class VrfSection(_Section):
+    """A routing instance: packets that come in on these interfaces belong to it."""
+
+    interfaces: Annotated[list[InterfaceName], Field(min_length=1)]
 
 
 class ElementSection(_Section):
     """The network element: what is tapped."""
 
     name: str = "flowtap"
-    interfaces: list[str] = []
+    interfaces: list[InterfaceName] = []
     workers: Annotated[int, Field(ge=1, le=1)] = 1
     replay: ReplaySection | None = None
+    vrf: dict[Name, VrfSection] = {}
+    interface_names: dict[Name, InterfaceName] = {}
+    """Other names of interfaces, such as those that a router had in this place."""
 
     @model_validator(mode="after")
     def _has_source(self) -> Self:
@@ -108,6 +123,14 @@ class ElementSection(_Section):
         if self.replay is None:
             msg = "a source is needed: [element.replay] with files"
             raise ValueError(msg)
+        captured = self.replay.interfaces
+        named = [(f"interface_names.{name}", [system]) for name, system in self.interface_names.items()]
+        named += [(f"vrf.{name}.interfaces", section.interfaces) for name, section in self.vrf.items()]
+        for key, interfaces in named:
+            for each in interfaces:
+                if each not in captured:
+                    msg = f"{key}: {each} is not among the interfaces of this element"
+                    raise ValueError(msg)
         return self
 
 

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
 from flowtap.control.model import NANOSECONDS, PERMISSION_TASK
-from flowtap.control.ports import FilterFault
+from flowtap.control.ports import FilterFault, ScopeFault
 from flowtap.dtcp.messages import ErrorResult, Parameter, Timeouts
 from flowtap.dtcp.status import Status
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from flowtap.control.model import ControlSource, Intercept, Now, Policy, Principal
     from flowtap.control.ports import Filters
-    from flowtap.dtcp.messages import AddRequest, Delivery, FilterText, Request
+    from flowtap.dtcp.messages import AddRequest, Delivery, FilterText, Request, Scope
 
 __all__ = [
     "FILTER_NAMES",
@@ -150,20 +150,26 @@ def minimised(text: FilterText, excluded: Sequence[str]) -> FilterText:
     return replace(text, source=without(text.source), destination=without(text.destination))
 
 
-def filter_reach(source: ControlSource, text: FilterText, filters: Filters) -> None:
+def filter_reach(source: ControlSource, text: FilterText, scope: Scope, filters: Filters) -> None:
     """Checks that the filter can be, and that it does not reach too far.
 
     Raises:
         Refused: It cannot be compiled, is too broad, or leaves the address space of the control source.
     """
     try:
-        reach = filters(text)
+        reach = filters(text, scope)
+    except ScopeFault as fault:
+        given = Parameter(fault.name, fault.value)
+        raise Refused(Status.JTAP_FAILURE, fault.info, given) from None
     except FilterFault as fault:
         status = Status.BAD_REQUEST if fault.is_syntax else Status.IMPROPER_FILTER
         raise Refused(status, fault.info, Parameter(FILTER_NAMES[fault.field], fault.value)) from None
     if source.excluded:
+        if scope.is_circuit:
+            info = "layer-2 frames may not be copied: addresses are excluded for this control source"
+            raise Refused(Status.IMPROPER_FILTER, info, Parameter("X-JTap-Filter-Family", "ccc"))
         try:
-            filters(minimised(text, source.excluded))
+            filters(minimised(text, source.excluded), scope)
         except FilterFault as fault:
             # Its words would show the operator's list of exclusions.
             info = "nothing is left that may be copied for this control source"
@@ -277,5 +283,5 @@ def standing(intercept: Intercept, policy: Policy, filters: Filters) -> ControlS
             outer_source(policy, delivery)
         elif configured.delivery != delivery:
             raise Refused(Status.JTAP_FAILURE, "the content destination has moved")
-    filter_reach(source, intercept.filter, filters)
+    filter_reach(source, intercept.filter, intercept.scope, filters)
     return source

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from flowtap.control import lifetime
 from flowtap.control.authorize import Refused, standing
 from flowtap.control.model import NANOSECONDS, Count, Intercept, Now, State
-from flowtap.dtcp.messages import Delivery, FilterText, Parameter, Timeouts
+from flowtap.dtcp.messages import Delivery, FilterText, Parameter, Scope, Timeouts
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping
@@ -92,6 +92,7 @@ def to_text(intercept: Intercept) -> str:
             for each in intercept.deliveries
         ],
         "filter": {each.name: getattr(intercept.filter, each.name) for each in fields(FilterText)},
+        "scope": {each.name: getattr(intercept.scope, each.name) for each in fields(Scope)},
         "timeouts": [getattr(intercept.timeouts, each.name) for each in fields(Timeouts)],
         "extensions": [[each.name, each.value] for each in intercept.extensions],
         "added": intercept.added.isoformat(),
@@ -121,6 +122,7 @@ def from_text(text: str) -> Intercept:
                 "deliveries": tuple(map(_delivery, values["deliveries"])),
                 "refuse_oversize": tuple(values["refuse_oversize"]),
                 "filter": FilterText(**values["filter"]),
+                "scope": _scope(values["scope"]),
                 "timeouts": Timeouts(*values["timeouts"]),
                 "extensions": tuple(Parameter(name, value) for name, value in values["extensions"]),
                 "added": datetime.fromisoformat(values["added"]),
@@ -132,6 +134,12 @@ def from_text(text: str) -> Intercept:
         )
     except (ValueError, TypeError, KeyError, AttributeError):
         raise JournalError("the journal's row cannot be read") from None
+
+
+def _scope(values: dict[str, Any]) -> Scope:
+    return Scope(
+        **values | {name: tuple(values[name]) for name in ("input_interfaces", "output_interfaces")},
+    )
 
 
 def _delivery(values: list[Any]) -> Delivery:

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Final
 
+from flowtap.dtcp.messages import Scope
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
@@ -196,6 +198,7 @@ class Intercept:
         order_end_ns: When that order ends, on the monotonic clock.
         state: Whether it copies.
         approved_by: The login that has approved it; empty where that was not needed.
+        scope: Where packets must pass, as written.
     """
 
     criteria_id: int
@@ -224,6 +227,7 @@ class Intercept:
     order_end_ns: int | None = None
     state: State = State.ACTIVE
     approved_by: str = ""
+    scope: Scope = field(default=Scope())
 
     @property
     def is_active(self) -> bool:

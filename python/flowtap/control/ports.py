@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from flowtap.control.audit import AuditRecord
     from flowtap.control.model import Count, Intercept, Now
-    from flowtap.dtcp.messages import FilterText
+    from flowtap.dtcp.messages import FilterText, Scope
 
 __all__ = [
     "DataPlane",
@@ -20,6 +20,7 @@ __all__ = [
     "Loss",
     "PortError",
     "Reach",
+    "ScopeFault",
     "Space",
     "Store",
     "Transaction",
@@ -134,6 +135,22 @@ class FilterFault(Exception):  # noqa: N818 - a finding about the peer's text, n
         self.is_syntax = is_syntax
 
 
+class ScopeFault(Exception):  # noqa: N818 - a finding about the peer's text, not a failure
+    """An interface or routing instance that is not tapped.
+
+    Attributes:
+        name: The parameter.
+        value: What it says.
+        info: What is wrong.
+    """
+
+    def __init__(self, name: str, value: str, info: str) -> None:
+        super().__init__(info)
+        self.name = name
+        self.value = value
+        self.info = info
+
+
 class Reach(Protocol):
     """How far a filter reaches."""
 
@@ -151,9 +168,10 @@ class Space(Protocol):
 class Filters(Protocol):
     """Reads filters."""
 
-    def __call__(self, text: FilterText) -> Reach:
+    def __call__(self, text: FilterText, scope: Scope) -> Reach:
         """Reads one.
 
         Raises:
             FilterFault: It cannot be compiled.
+            ScopeFault: Its scope names something that is not there.
         """

@@ -43,7 +43,15 @@ def _asked(intercept: Intercept) -> tuple[tuple[str, str], ...]:
     )
     order = (("order", intercept.order),) if intercept.order else ()
     address = ("address", str(intercept.csource_address))
-    return (*filters, *excluded, *deliveries, *times(intercept), *order, address)
+    return (
+        *filters,
+        *intercept.scope.parameters(),
+        *excluded,
+        *deliveries,
+        *times(intercept),
+        *order,
+        address,
+    )
 
 
 def times(intercept: Intercept) -> tuple[tuple[str, str], ...]:

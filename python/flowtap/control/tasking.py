@@ -38,7 +38,7 @@ def make_intercept(
     resolved = [_destination(request, at, policy) for at in range(len(request.cdest_ids))]
     timeouts = authorize.lifetime(source, request)
     order, order_end_ns = authorize.order(source, request, now)
-    authorize.filter_reach(source, request.filter, filters)
+    authorize.filter_reach(source, request.filter, request.scope, filters)
     return Intercept(
         criteria_id=criteria_id,
         csource_id=source.id,
@@ -48,6 +48,7 @@ def make_intercept(
         deliveries=tuple(delivery for delivery, _ in resolved),
         refuse_oversize=tuple(refuse for _, refuse in resolved),
         filter=request.filter,
+        scope=request.scope,
         timeouts=timeouts,
         static=request.static,
         send_async=request.send_async,

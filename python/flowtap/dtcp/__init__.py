@@ -32,6 +32,7 @@ from flowtap.dtcp.messages import (
     Request,
     Response,
     Result,
+    Scope,
     Timeouts,
     Version,
 )
@@ -89,6 +90,7 @@ __all__ = [
     "RequestRefused",
     "Response",
     "Result",
+    "Scope",
     "SequenceStep",
     "SequenceWindow",
     "Sequences",

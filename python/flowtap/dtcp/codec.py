@@ -7,7 +7,7 @@ may be served at all is decided elsewhere.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 from flowtap.dtcp import grammar
 from flowtap.dtcp.grammar import SyntaxFault
@@ -22,6 +22,7 @@ from flowtap.dtcp.messages import (
     Parameter,
     RefreshRequest,
     Request,
+    Scope,
     Timeouts,
     Version,
 )
@@ -93,18 +94,16 @@ _ANY_NUMBER: Final = 10**40 - 1
 _DESTINATIONS_MAX: Final = 2
 _IPV6_SINCE: Final = Version(0, 7)
 """Before it the protocol had IPv4 addresses only [DTCP App. A]."""
-# Matching by interface, VRF or layer-2 family would be wider than asked for if it were left out; and so would
-# an ADD for one subscriber, which the vendor's routers know by these.
+_CIRCUITS_SINCE: Final = Version(0, 8)
+# An ADD for one subscriber, whom the vendor's routers know by these, would be wider without them.
 _SUBSCRIBER: Final = frozenset(
     {
         *("x-interface-id", "x-username", "x-act-sess-id", "x-ip-addr", "x-call-sta-id", "x-nas-port-id"),
         *("x-rm-circuit-id", "x-logical-system", "x-router-instance"),
     }
 )
-_UNSUPPORTED: Final = _SUBSCRIBER | {
-    *("x-jtap-vrf-name", "x-jtap-input-interface", "x-jtap-output-interface", "x-jtap-filter-family")
-}
-_INTERFACES: Final = frozenset({"x-jtap-input-interface", "x-jtap-output-interface"})
+_INTERFACES_MAX: Final = 8
+"""Interfaces of one parameter [DTCP App. B]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,6 +290,7 @@ class AddParts:
 
     cdest_ids: tuple[str, ...]
     filter: FilterText
+    scope: Scope
     timeouts: Timeouts
     deliveries: tuple[Delivery, ...]
 
@@ -323,7 +323,66 @@ def add_parts(
         )
     timeouts = _timeouts(numbers)
     _check_families(given, version)
-    return AddParts(cdest_ids, filter_text, timeouts, _deliveries(given, cdest_ids))
+    scope = _scope(given, filter_text, version)
+    return AddParts(cdest_ids, filter_text, scope, timeouts, _deliveries(given, cdest_ids))
+
+
+def _scope(given: Mapping[str, Parameter], filter_text: FilterText, version: Version) -> Scope:
+    """Where packets must pass; what cannot be asked for together is refused [DTCP App. A.3, B]."""
+    inputs, outputs = given.get("x-jtap-input-interface"), given.get("x-jtap-output-interface")
+    vrf = given.get("x-jtap-vrf-name")
+    if vrf is not None and (inputs or outputs):
+        raise SyntaxFault(
+            "X-JTap-VRF-Name cannot stand beside an interface",
+            *_known(vrf, inputs, outputs),
+            status=Status.IMPROPER_FILTER,
+        )
+    family = given.get("x-jtap-filter-family")
+    if family is not None:
+        _check_circuit(family, given, filter_text, version)
+    marks = _known(given.get("x-jtap-ip-version"), given.get("ipversion"))
+    ip_version: Literal[4, 6] | None = None
+    if marks:
+        ip_version = 6 if any(mark.value.lower() == "ipv6" for mark in marks) else 4
+    if version < _IPV6_SINCE:
+        ip_version = 4
+    return Scope(
+        input_interfaces=() if inputs is None else _interface_names(inputs),
+        output_interfaces=() if outputs is None else _interface_names(outputs),
+        vrf=None if vrf is None else vrf.value,
+        ip_version=None if family else ip_version,
+        is_circuit=family is not None,
+    )
+
+
+def _check_circuit(
+    family: Parameter, given: Mapping[str, Parameter], filter_text: FilterText, version: Version
+) -> None:
+    """Layer-2 frames have no fields of layer 3; clients write ``*`` for what they do not ask for."""
+    if family.value.lower() != "ccc":
+        info = f"{family.name}: ccc is right; without it IP packets are matched"
+        raise SyntaxFault(info, family, status=Status.JTAP_FAILURE)
+    if version < _CIRCUITS_SINCE:
+        raise SyntaxFault(f"{family.name} needs DTCP/{_CIRCUITS_SINCE.major}.{_CIRCUITS_SINCE.minor}", family)
+    narrowing = [
+        given[name]
+        for name, field in FILTER_PARAMETERS.items()
+        if getattr(filter_text, field) not in {None, "*"}
+    ]
+    narrowing += _known(given.get("x-jtap-ip-version"), given.get("ipversion"))
+    if narrowing:
+        raise SyntaxFault(f"{narrowing[0].name} cannot stand beside {family.name}: ccc", family, *narrowing)
+
+
+def _interface_names(given: Parameter) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in given.value.split(","))
+    if not all(names) or len(names) > _INTERFACES_MAX:
+        raise SyntaxFault(
+            f"{given.name}: 1 to {_INTERFACES_MAX} names, separated by commas, are right",
+            given,
+            status=Status.JTAP_FAILURE,
+        )
+    return tuple(dict.fromkeys(names))
 
 
 def _timeout_numbers(given: Mapping[str, Parameter]) -> dict[str, tuple[Parameter, int]]:
@@ -427,6 +486,7 @@ def _parse_add(
         seq=envelope.seq,
         cdest_ids=parts.cdest_ids,
         filter=parts.filter,
+        scope=parts.scope,
         timeouts=parts.timeouts,
         static=static,
         send_async="sendasync" in named,
@@ -438,7 +498,7 @@ def _parse_add(
 
 def _deliveries(given: Mapping[str, Parameter], cdest_ids: tuple[str, ...]) -> tuple[Delivery, ...]:
     """Reads the vendor's delivery parameters [DTCP App. B]; none given means a configured destination."""
-    _refuse_unsupported(given)
+    _refuse_subscribers(given)
     names = {
         name: given.get(f"x-jtap-cdest-{name}")
         for name in ("dest-address", "dest-port", "source-address", "source-port", "ttl")
@@ -524,14 +584,8 @@ def _numbers(given: Parameter) -> tuple[int, ...]:
     return ports
 
 
-def _refuse_unsupported(given: Mapping[str, Parameter]) -> None:
-    named = [given[name] for name in sorted(_UNSUPPORTED) if name in given]
-    if "x-jtap-vrf-name" in given and not _INTERFACES.isdisjoint(given):
-        raise SyntaxFault(
-            "X-JTap-VRF-Name cannot stand beside an interface",
-            *named,
-            status=Status.IMPROPER_FILTER,
-        )
+def _refuse_subscribers(given: Mapping[str, Parameter]) -> None:
+    named = [given[name] for name in sorted(_SUBSCRIBER) if name in given]
     if named:
         raise SyntaxFault(
             f"{named[0].name} cannot be matched by this tap; without it the filter would be wider",

@@ -15,7 +15,7 @@ from flowtap.dtcp.limits import Limits
 from flowtap.errors import FlowtapError
 
 if TYPE_CHECKING:
-    from flowtap.dtcp.messages import Delivery, FilterText, Parameter, Timeouts
+    from flowtap.dtcp.messages import Delivery, FilterText, Parameter, Scope, Timeouts
 
 __all__ = ["CriteriaFileEntry", "CriteriaFileError", "parse_criteria_file"]
 
@@ -58,6 +58,7 @@ class CriteriaFileEntry:
         line: Where it begins.
         cdest_ids: Content destinations; empty where none is named.
         filter: What it matches.
+        scope: Where it is asked.
         timeouts: What ends it; nothing where none is given, and with the flag Static.
         deliveries: Outer headers, one for each content destination, or none.
         lines: Line in the file of every parameter, by its lower-case name.
@@ -67,6 +68,7 @@ class CriteriaFileEntry:
     line: int
     cdest_ids: tuple[str, ...]
     filter: FilterText
+    scope: Scope
     timeouts: Timeouts
     deliveries: tuple[Delivery, ...]
     lines: dict[str, int]
@@ -133,6 +135,7 @@ def _entry(block: list[tuple[int, str]], number: int, path: str) -> CriteriaFile
         line=start,
         cdest_ids=parts.cdest_ids,
         filter=parts.filter,
+        scope=parts.scope,
         timeouts=type(parts.timeouts)() if "static" in flags else parts.timeouts,
         deliveries=parts.deliveries,
         lines={name: each.line for name, each in given.items()},

@@ -6,7 +6,7 @@ The codec turns octets into these values and back; the control plane sees nothin
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -35,6 +35,7 @@ __all__ = [
     "Request",
     "Response",
     "Result",
+    "Scope",
     "Timeouts",
     "Version",
 ]
@@ -73,6 +74,36 @@ class FilterText:
     destination_port: str | None = None
     icmp_type: str | None = None
     icmp_code: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Where packets must pass for a filter to be asked about them [DTCP App. B].
+
+    Attributes:
+        input_interfaces: They come in on one of these; names as they were given.
+        output_interfaces: Or they go out on one of these.
+        vrf: They come in on an interface of this routing instance; never beside interfaces.
+        ip_version: 4 or 6; None for both.
+        is_circuit: Layer-2 frames, whatever they carry: ``X-JTap-Filter-Family: ccc``.
+    """
+
+    input_interfaces: tuple[str, ...] = ()
+    output_interfaces: tuple[str, ...] = ()
+    vrf: str | None = None
+    ip_version: Literal[4, 6] | None = None
+    is_circuit: bool = False
+
+    def parameters(self) -> tuple[tuple[str, str], ...]:
+        """The parameters that say it, by name and value."""
+        given = (
+            ("X-JTap-Input-Interface", ",".join(self.input_interfaces)),
+            ("X-JTap-Output-Interface", ",".join(self.output_interfaces)),
+            ("X-JTap-VRF-Name", self.vrf or ""),
+            ("X-JTap-IP-Version", f"ipv{self.ip_version}" if self.ip_version else ""),
+            ("X-JTap-Filter-Family", "ccc" if self.is_circuit else ""),
+        )
+        return tuple((name, value) for name, value in given if value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +153,7 @@ class AddRequest:
     action: str = "Copy"
     deliveries: tuple[Delivery, ...] = ()
     """One per content destination, in the order of ``cdest_ids``; empty where the ADD named none."""
+    scope: Scope = Scope()
     extensions: tuple[Parameter, ...] = ()
     """Every ``X-`` parameter in its order, those that ``deliveries`` was read from included."""
 

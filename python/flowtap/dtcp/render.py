@@ -286,7 +286,8 @@ def _selector_lines(request: DeleteRequest | RefreshRequest | ListRequest) -> It
 def _request_lines(request: Request) -> tuple[str, list[tuple[str, str]]]:
     if isinstance(request, AddRequest):
         extensions = request.extensions or tuple(
-            Parameter(name, value) for name, value in _delivery_lines(request.deliveries)
+            Parameter(name, value)
+            for name, value in (*request.scope.parameters(), *_delivery_lines(request.deliveries))
         )
         return "ADD", [
             *_filter_lines(request.filter),

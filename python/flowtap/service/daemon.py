@@ -20,9 +20,10 @@ from flowtap.service import clock
 from flowtap.service.admission import Admission
 from flowtap.service.broker import Broker, give_up_rights
 from flowtap.service.dataplane import TapDataPlane
-from flowtap.service.filters import read_filter
+from flowtap.service.filters import FilterReader
 from flowtap.service.logins import Logins
 from flowtap.service.notify import Notifier
+from flowtap.service.places import Places
 from flowtap.service.policy import policy, recipients, strict_sources
 from flowtap.service.sd_notify import tell_manager
 from flowtap.service.sequences import SequenceState, StrictOnly
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowtap import Stats
+    from flowtap.config.schema import ElementSection
     from flowtap.control import Principal
 
 __all__ = ["Daemon", "check", "serve"]
@@ -79,6 +81,12 @@ def _check_sources(configuration: LoadedConfiguration) -> list[str]:
     return [str(path) for path in paths]
 
 
+def _places(element: ElementSection) -> Places:
+    captured = element.interfaces if element.replay is None else element.replay.interfaces
+    vrfs = {name: section.interfaces for name, section in element.vrf.items()}
+    return Places(captured, element.interface_names, vrfs)
+
+
 class Daemon:
     """A tap with everything around it.
 
@@ -109,20 +117,22 @@ class Daemon:
             anchor=None if anchor is None else configuration.locate(anchor),
         )
         self._notifier = Notifier(recipients(values), logins)
+        places = _places(values.element)
         self._tap = Tap.replay(
             files,
             FilterTable.compile([]),
             pace=replay.pace if replay is not None else "recorded",
             loop=replay.loop if replay is not None else False,
-            wait_for_criteria=replay.wait_for_criteria if replay is not None else False,
+            wait_for_criteria=int(replay.wait_for_criteria) if replay is not None else 0,
             broker=broker.socket,
+            interface=next(iter(replay.interfaces), None) if replay is not None else None,
         )
-        data_plane = TapDataPlane(self._tap)
+        data_plane = TapDataPlane(self._tap, places)
         self._control = ControlPlane(
             policy=policy(values),
             store=self._store,
             data_plane=data_plane,
-            filters=read_filter,
+            filters=FilterReader(places),
         )
         self._tasking = TaskingLoop(self._control, self._notifier)
         sequences = SequenceState(self._store.sequences())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypedDict
@@ -10,7 +11,7 @@ from flowtap import ContentDestination, Criteria, DataPlaneError, FilterTable
 from flowtap.control import lifetime
 from flowtap.control.authorize import minimised
 from flowtap.control.model import NANOSECONDS, Count
-from flowtap.control.ports import PortError
+from flowtap.control.ports import PortError, ScopeFault
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from flowtap import Stats, Tap
     from flowtap.control.model import Intercept
     from flowtap.dtcp import Delivery
+    from flowtap.service.places import Places
 
 __all__ = ["LostCopies", "TapDataPlane"]
 
@@ -89,13 +91,17 @@ class TapDataPlane:
     """Keeps a tap's table in step with the intercepts.
 
     Args:
-        tap: A running tap.
+        tap: A running tap, with no criteria yet.
+        places: Its interfaces, as control sources name them.
     """
 
-    def __init__(self, tap: Tap) -> None:
+    def __init__(self, tap: Tap, places: Places) -> None:
         self._tap = tap
+        self._places = places
+        self._table = FilterTable.compile([])
         self._labels: dict[_Outer, str] = {}
-        self._active: dict[int, tuple[Intercept, Criteria]] = {}
+        self._uses: Counter[_Outer] = Counter()
+        self._active: dict[int, Intercept] = {}
         # Ids are never used again, so that what was carried stays true for counts of any moment.
         self._carried: dict[int, Count] = {}
 
@@ -105,28 +111,45 @@ class TapDataPlane:
         Raises:
             PortError: The tap failed.
         """
-        stopping = set(stop)
-        active = {number: each for number, each in self._active.items() if number not in stopping}
-        labels = self._used(each for each, _ in active.values())
+        going = {*stop, *(each.criteria_id for each in start)} & self._active.keys()
+        used: Counter[_Outer] = Counter()
         for each in start:
-            for outer in _outers(each):
-                labels.setdefault(outer, _label(outer, labels))
-            active[each.criteria_id] = (each, _criteria(each, labels))
+            used.update(_outers(each))
+        for number in going:
+            used.subtract(_outers(self._active[number]))
+        labels = self._relabelled(used)
+        destinations = (
+            None
+            if labels is self._labels
+            else {label: _destination(outer) for outer, label in labels.items()}
+        )
         try:
-            table = FilterTable.compile(
-                [criteria for _, criteria in active.values()],
-                {label: _destination(outer) for outer, label in labels.items()},
+            table = self._table.changed(
+                sorted(going), [_criteria(each, labels, self._places) for each in start], destinations
             )
             self._tap.install(table)
         except (DataPlaneError, ValueError) as error:
             raise PortError(str(error)) from None
-        self._active, self._labels = active, labels
+        except ScopeFault:
+            # What it was may have been a subject's.
+            raise PortError("an interface or routing instance is not there any more") from None
+        self._table, self._labels = table, labels
+        self._uses.update(used)
+        for number in going:
+            del self._active[number]
+        self._active.update({each.criteria_id: each for each in start})
         self._carried.update({each.criteria_id: each.carried for each in start if each.carried.packets})
 
-    def _used(self, intercepts: Iterator[Intercept]) -> dict[_Outer, str]:
-        """The labels that are still in use."""
-        used = {outer for each in intercepts for outer in _outers(each)}
-        return {outer: label for outer, label in self._labels.items() if outer in used}
+    def _relabelled(self, used: Counter[_Outer]) -> dict[_Outer, str]:
+        """The labels when so many more criteria use each outer header; the same object where none changes."""
+        left = {outer: self._uses[outer] + more for outer, more in used.items()}
+        if all((count > 0) == (outer in self._labels) for outer, count in left.items()):
+            return self._labels
+        labels = {outer: label for outer, label in self._labels.items() if left.get(outer, 1) > 0}
+        for outer, count in left.items():
+            if count > 0 and outer not in labels:
+                labels[outer] = _label(outer, labels)
+        return labels
 
     def counts(self) -> Mapping[int, Count]:
         """What was counted since the intercepts were added, by criteria id.
@@ -161,7 +184,8 @@ class TapDataPlane:
             raise PortError(str(error)) from None
 
 
-def _criteria(intercept: Intercept, labels: Mapping[_Outer, str]) -> Criteria:
+def _criteria(intercept: Intercept, labels: Mapping[_Outer, str], places: Places) -> Criteria:
+    scope = intercept.scope
     text = minimised(intercept.filter, intercept.excluded)
     return Criteria(
         intercept.criteria_id,
@@ -173,6 +197,10 @@ def _criteria(intercept: Intercept, labels: Mapping[_Outer, str]) -> Criteria:
         icmp_type=text.icmp_type,
         icmp_code=text.icmp_code,
         deliver_to=[labels[outer] for outer in dict.fromkeys(_outers(intercept))],
+        ip_version=scope.ip_version,
+        input_interfaces=places.inputs(scope),
+        output_interfaces=places.outputs(scope),
+        circuit=scope.is_circuit,
         **_lifetime(intercept),
     )
 

@@ -9,9 +9,10 @@ from flowtap.control.ports import FilterFault
 
 if TYPE_CHECKING:
     from flowtap.control.ports import Reach
-    from flowtap.dtcp import FilterText
+    from flowtap.dtcp import FilterText, Scope
+    from flowtap.service.places import Places
 
-__all__ = ["FilterReach", "FilterSpace", "read_filter"]
+__all__ = ["FilterReach", "FilterReader", "FilterSpace"]
 
 
 class FilterReach:
@@ -21,30 +22,47 @@ class FilterReach:
         criteria: It, compiled.
     """
 
-    def __init__(self, text: FilterText) -> None:
-        self.criteria = Criteria(
-            0,
-            source=text.source,
-            destination=text.destination,
-            protocol=text.protocol,
-            source_port=text.source_port,
-            destination_port=text.destination_port,
-            icmp_type=text.icmp_type,
-            icmp_code=text.icmp_code,
-        )
-        self.narrowness = self.criteria.narrowness
+    def __init__(self, criteria: Criteria) -> None:
+        self.criteria = criteria
+        self.narrowness = criteria.narrowness
 
 
-def read_filter(text: FilterText) -> FilterReach:
-    """Reads a filter.
+class FilterReader:
+    """Reads filters for an element with these interfaces.
 
-    Raises:
-        FilterFault: It cannot be compiled.
+    Args:
+        places: Its interfaces and routing instances.
     """
-    try:
-        return FilterReach(text)
-    except CriteriaError as error:
-        raise FilterFault(error.field, error.value, str(error), is_syntax=error.syntax) from None
+
+    def __init__(self, places: Places) -> None:
+        self._places = places
+
+    def __call__(self, text: FilterText, scope: Scope) -> FilterReach:
+        """Reads one.
+
+        Raises:
+            FilterFault: It cannot be compiled.
+            ScopeFault: It names an interface or routing instance that is not tapped.
+        """
+        try:
+            return FilterReach(
+                Criteria(
+                    0,
+                    source=text.source,
+                    destination=text.destination,
+                    protocol=text.protocol,
+                    source_port=text.source_port,
+                    destination_port=text.destination_port,
+                    icmp_type=text.icmp_type,
+                    icmp_code=text.icmp_code,
+                    input_interfaces=self._places.inputs(scope),
+                    output_interfaces=self._places.outputs(scope),
+                    ip_version=scope.ip_version,
+                    circuit=scope.is_circuit,
+                )
+            )
+        except CriteriaError as error:
+            raise FilterFault(error.field, error.value, str(error), is_syntax=error.syntax) from None
 
 
 class FilterSpace:

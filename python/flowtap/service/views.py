@@ -275,7 +275,8 @@ def _content(intercept: Intercept, count: Count) -> dict[str, Any]:
             name: value
             for field, name in FILTER_NAMES.items()
             if (value := getattr(intercept.filter, field)) is not None
-        },
+        }
+        | dict(intercept.scope.parameters()),
         "order": intercept.order or None,
         "approved_by": intercept.approved_by or None,
         "timeouts": {name: getattr(intercept.timeouts, name) for name in times},

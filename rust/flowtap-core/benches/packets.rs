@@ -25,7 +25,7 @@ use flowtap_core::decode::{decode, decode_packet};
 use flowtap_core::engine::{Engine, EngineOptions, Framing};
 use flowtap_core::frame::LinkType;
 use flowtap_core::packet::{Address, PacketKey, Transport};
-use flowtap_core::table::{Entry, FilterTable, Lifetime};
+use flowtap_core::table::{Entry, FilterTable, Lifetime, Scope};
 use frames::{ethernet, frame, ipv4, udp};
 
 const FRAMES: u32 = 4096;
@@ -89,6 +89,7 @@ fn host(id: u64, address: u32) -> Entry {
         destinations: Vec::new(),
         lifetime: Lifetime::default(),
         own: false,
+        scope: Scope::default(),
     }
 }
 

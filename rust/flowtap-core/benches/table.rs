@@ -20,7 +20,7 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use flowtap_core::criteria::{Criteria, CriteriaText};
 use flowtap_core::engine::{Engine, EngineOptions};
 use flowtap_core::packet::{Address, PacketKey, Transport};
-use flowtap_core::table::{Entry, FilterTable, Lifetime};
+use flowtap_core::table::{Entry, FilterTable, Lifetime, Scope};
 
 const COUNTS: [u32; 6] = [1, 10, 100, 1000, 10_000, 100_000];
 
@@ -31,6 +31,7 @@ fn entry(id: u64, text: &CriteriaText<'_>) -> Entry {
         destinations: Vec::new(),
         lifetime: Lifetime::default(),
         own: false,
+        scope: Scope::default(),
     }
 }
 

@@ -10,8 +10,10 @@ use crate::counters::{CriterionCounters, DestinationCounters, Stats};
 use crate::decode::{IpPacket, Outer};
 use crate::encap::flowtap;
 use crate::fragments::{FragmentLimits, FragmentMemory, HeldFrame};
-use crate::frame::Frame;
-use crate::table::{Destination, FilterTable, Lifetime, Slot};
+use crate::frame::{Direction, Frame};
+use crate::local::LocalAddresses;
+use crate::packet::Address;
+use crate::table::{Destination, FilterTable, Lifetime, Passage, Slot, Way};
 
 /// What the engine writes into the batch for a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +123,23 @@ struct Totals {
     refused: u64,
 }
 
+/// What is copied of a frame, and how it passed.
+#[derive(Clone, Copy)]
+struct Copied<'a> {
+    octets: &'a [u8],
+    /// As counted: the length that the IP header tells, or that of the frame on the wire.
+    length_octets: u32,
+    passage: Passage,
+}
+
+/// What the criteria of some slots said.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Said {
+    Nothing,
+    Own,
+    Match,
+}
+
 /// Matches frames and makes copies.
 #[derive(Debug)]
 pub struct Engine {
@@ -130,6 +149,11 @@ pub struct Engine {
     totals: Totals,
     criteria: Vec<CriterionState>,
     destinations: Vec<DestinationState>,
+    /// Names of the source's interfaces, and the table's numbers for them.
+    interfaces: Vec<Option<String>>,
+    interface_numbers: Vec<Option<u32>>,
+    /// None: what goes out counts as made here.
+    local: Option<Arc<LocalAddresses>>,
     /// Slots whose criteria's lifetime has not begun: before the first frame after an install.
     fresh: Vec<usize>,
     /// Scratch memory: slots of one packet, ids of one datagram, one outer datagram.
@@ -153,6 +177,9 @@ impl Engine {
             options,
             fragments: FragmentMemory::new(options.fragments),
             totals: Totals::default(),
+            interfaces: Vec::new(),
+            interface_numbers: Vec::new(),
+            local: None,
             slots: Vec::new(),
             ids: Vec::new(),
             datagram: Vec::new(),
@@ -196,6 +223,47 @@ impl Engine {
             self.destinations = self.destinations_of(&table);
         }
         self.table = table;
+        self.number_interfaces();
+    }
+
+    /// Names the source's interfaces, in the order in which its frames number them.
+    pub fn name_interfaces(&mut self, names: Vec<Option<String>>) {
+        self.interfaces = names;
+        self.number_interfaces();
+    }
+
+    fn number_interfaces(&mut self) {
+        self.interface_numbers.clear();
+        if self.table.interface_count() > 0 {
+            let names = self.interfaces.iter();
+            let number = |name: &Option<String>| self.table.interface(name.as_deref()?);
+            self.interface_numbers.extend(names.map(number));
+        }
+    }
+
+    /// Tells which source addresses the frames have that this host sends and does not only forward.
+    pub fn set_local_addresses(&mut self, local: Arc<LocalAddresses>) {
+        self.local = Some(local);
+    }
+
+    /// How a frame passes; whoever sends from another address forwards.
+    #[inline]
+    fn passage(&self, frame: &Frame<'_>, source: Option<Address>) -> Passage {
+        let way = match (frame.direction, &self.local) {
+            (Direction::Unknown | Direction::Inbound, _) => Way::In,
+            (Direction::Outbound, None) => Way::Made,
+            (Direction::Outbound, Some(local)) => {
+                if source.is_some_and(|source| local.made(source)) {
+                    Way::Made
+                } else {
+                    Way::Forwarded
+                }
+            }
+        };
+        let interface = usize::try_from(frame.interface)
+            .ok()
+            .and_then(|at| self.interface_numbers.get(at).copied().flatten());
+        Passage { way, interface }
     }
 
     /// The states of another table's destinations: those of the present ones with the same names.
@@ -231,24 +299,132 @@ impl Engine {
         if !self.fresh.is_empty() {
             self.begin_lifetimes(now_ns);
         }
-        let Some(outer) = Outer::of(frame) else {
-            self.totals.undecodable += 1;
-            return Verdict::Undecodable;
+        let verdict = match Outer::of(frame) {
+            None => {
+                self.totals.undecodable += 1;
+                Verdict::Undecodable
+            }
+            Some(outer) if !self.table.may_match(outer.source, outer.destination) => {
+                Verdict::Missed
+            }
+            Some(outer) => self.process_packet(frame, &outer, now_ns, batch, sink),
         };
-        if !self.table.may_match(outer.source, outer.destination) {
+        if self.table.circuits().is_empty() || verdict == Verdict::Own {
+            verdict
+        } else {
+            self.process_circuits(frame, verdict, now_ns, batch, sink)
+        }
+    }
+
+    fn process_packet(
+        &mut self,
+        frame: &Frame<'_>,
+        outer: &Outer<'_>,
+        now_ns: u64,
+        batch: &mut CopyBatch,
+        sink: &mut impl MatchSink,
+    ) -> Verdict {
+        let passage = self.passage(frame, Some(outer.source));
+        if passage.way == Way::Forwarded && !self.table.has_outputs() {
             return Verdict::Missed;
         }
         let packet = outer.packet();
         match packet.fragment {
             Some(fragment) if !fragment.is_atomic() => {
-                self.process_fragment(frame, &packet, now_ns, batch, sink)
+                self.process_fragment(frame, &packet, passage, now_ns, batch, sink)
             }
             _ => {
                 let mut slots = std::mem::take(&mut self.slots);
                 self.table.classify(&packet.key, &mut slots);
-                let verdict = self.deliver(frame, &packet, &mut slots, now_ns, batch, sink);
+                let verdict = self.decide(frame, &packet, passage, &mut slots, now_ns, batch, sink);
                 self.slots = slots;
                 verdict
+            }
+        }
+    }
+
+    /// Asks the criteria about whole frames; a frame that matched before is not counted again.
+    #[cold]
+    fn process_circuits(
+        &mut self,
+        frame: &Frame<'_>,
+        verdict: Verdict,
+        now_ns: u64,
+        batch: &mut CopyBatch,
+        sink: &mut impl MatchSink,
+    ) -> Verdict {
+        let copied = Copied {
+            octets: frame.data,
+            length_octets: frame.original_length_octets,
+            passage: self.passage(frame, None),
+        };
+        let mut slots = std::mem::take(&mut self.slots);
+        slots.clear();
+        slots.extend_from_slice(self.table.circuits());
+        let said = self.deliver(frame, copied, &mut slots, now_ns, batch);
+        self.slots = slots;
+        match (said, verdict) {
+            (Said::Nothing | Said::Own, _) | (_, Verdict::Matched) => verdict,
+            (Said::Match, _) => {
+                self.count(frame, sink);
+                if verdict == Verdict::Held {
+                    verdict
+                } else {
+                    Verdict::Matched
+                }
+            }
+        }
+    }
+
+    /// Whether some criterion about whole frames matches.
+    fn circuits_match(&self, frame: &Frame<'_>, now_ns: u64) -> bool {
+        let passage = self.passage(frame, None);
+        self.table.circuits().iter().any(|&number| {
+            let state = self.state(number).unwrap_or_default();
+            self.table.slot(number).is_some_and(|slot| {
+                slot.admits(passage)
+                    && !slot
+                        .lifetime()
+                        .is_some_and(|lifetime| state.has_ended(lifetime, now_ns))
+            })
+        })
+    }
+
+    fn count(&mut self, frame: &Frame<'_>, sink: &mut impl MatchSink) {
+        self.totals.matched += 1;
+        sink.matched(frame);
+    }
+
+    /// What the criteria of some slots make of a packet.
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the caller has taken them apart already"
+    )]
+    #[inline]
+    fn decide(
+        &mut self,
+        frame: &Frame<'_>,
+        packet: &IpPacket<'_>,
+        passage: Passage,
+        slots: &mut [u32],
+        now_ns: u64,
+        batch: &mut CopyBatch,
+        sink: &mut impl MatchSink,
+    ) -> Verdict {
+        let copied = Copied {
+            octets: packet.octets,
+            length_octets: packet.total_length_octets,
+            passage,
+        };
+        match self.deliver(frame, copied, slots, now_ns, batch) {
+            Said::Nothing => Verdict::Missed,
+            Said::Own => {
+                self.totals.own += 1;
+                Verdict::Own
+            }
+            Said::Match => {
+                self.count(frame, sink);
+                Verdict::Matched
             }
         }
     }
@@ -265,6 +441,7 @@ impl Engine {
         &mut self,
         frame: &Frame<'_>,
         packet: &IpPacket<'_>,
+        passage: Passage,
         now_ns: u64,
         batch: &mut CopyBatch,
         sink: &mut impl MatchSink,
@@ -275,7 +452,7 @@ impl Engine {
         let mut slots = std::mem::take(&mut self.slots);
         let verdict = if fragment.offset_octets == 0 {
             self.table.classify(&packet.key, &mut slots);
-            let verdict = self.deliver(frame, packet, &mut slots, now_ns, batch, sink);
+            let verdict = self.decide(frame, packet, passage, &mut slots, now_ns, batch, sink);
             let mut ids = std::mem::take(&mut self.ids);
             ids.clear();
             ids.extend(
@@ -292,12 +469,14 @@ impl Engine {
         } else if let Some(ids) = self.fragments.verdict(packet, &fragment, now_ns) {
             slots.clear();
             slots.extend(ids.iter().filter_map(|&id| self.table.slot_of(id)));
-            self.deliver(frame, packet, &mut slots, now_ns, batch, sink)
+            self.decide(frame, packet, passage, &mut slots, now_ns, batch, sink)
         } else if self.table.classify_later_fragment(&packet.key, &mut slots) {
-            self.fragments.hold(frame, packet, &fragment, now_ns);
+            let is_counted = self.circuits_match(frame, now_ns);
+            self.fragments
+                .hold(frame, packet, &fragment, is_counted, now_ns);
             Verdict::Held
         } else {
-            self.deliver(frame, packet, &mut slots, now_ns, batch, sink)
+            self.decide(frame, packet, passage, &mut slots, now_ns, batch, sink)
         };
         self.slots = slots;
         for held in self.fragments.forget(now_ns) {
@@ -323,7 +502,7 @@ impl Engine {
             .iter()
             .filter_map(|&id| self.table.slot_of(id))
             .collect();
-        self.deliver(&frame, &packet, &mut slots, now_ns, batch, sink);
+        self.decide_held(held, &frame, &packet, &mut slots, now_ns, batch, sink);
     }
 
     /// Decides a held fragment whose first never came: what needs the first does not match.
@@ -340,21 +519,44 @@ impl Engine {
         };
         let mut slots = Vec::new();
         self.table.classify_later_fragment(&packet.key, &mut slots);
-        self.deliver(&frame, &packet, &mut slots, now_ns, batch, sink);
+        self.decide_held(held, &frame, &packet, &mut slots, now_ns, batch, sink);
     }
 
-    /// Counts the matches of one frame and makes its copies, in the order of the criteria's ids.
-    fn deliver(
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "the caller has taken them apart already"
+    )]
+    fn decide_held(
         &mut self,
+        held: &HeldFrame,
         frame: &Frame<'_>,
         packet: &IpPacket<'_>,
         slots: &mut [u32],
         now_ns: u64,
         batch: &mut CopyBatch,
         sink: &mut impl MatchSink,
-    ) -> Verdict {
+    ) {
+        let passage = self.passage(frame, Some(packet.key.source));
+        if held.is_counted() {
+            let counted = self.totals.matched;
+            self.decide(frame, packet, passage, slots, now_ns, batch, &mut ());
+            self.totals.matched = counted;
+        } else {
+            self.decide(frame, packet, passage, slots, now_ns, batch, sink);
+        }
+    }
+
+    /// Counts the matches of one frame and makes its copies, in the order of the criteria's ids.
+    fn deliver(
+        &mut self,
+        frame: &Frame<'_>,
+        copied: Copied<'_>,
+        slots: &mut [u32],
+        now_ns: u64,
+        batch: &mut CopyBatch,
+    ) -> Said {
         if slots.is_empty() {
-            return Verdict::Missed;
+            return Said::Nothing;
         }
         let table = Arc::clone(&self.table);
         if table.has_own()
@@ -362,8 +564,7 @@ impl Engine {
                 .iter()
                 .any(|&slot| table.slot(slot).is_some_and(Slot::is_own))
         {
-            self.totals.own += 1;
-            return Verdict::Own;
+            return Said::Own;
         }
         if self.options.framing != Framing::Count && slots.len() > 1 {
             table.sort_by_id(slots);
@@ -376,6 +577,9 @@ impl Engine {
             let Some((slot, state)) = table.slot(number).zip(state) else {
                 continue;
             };
+            if !slot.admits(copied.passage) {
+                continue;
+            }
             if slot
                 .lifetime()
                 .is_some_and(|lifetime| state.has_ended(lifetime, now_ns))
@@ -384,7 +588,7 @@ impl Engine {
             }
             matched = true;
             state.packets += 1;
-            state.octets += u64::from(packet.total_length_octets);
+            state.octets += u64::from(copied.length_octets);
             state.last_match_ns = Some(state.last_match_ns.map_or(now_ns, |last| last.max(now_ns)));
             self.totals.wanted += slot.wanted();
             let record = CopyRecord {
@@ -394,11 +598,11 @@ impl Engine {
                 criteria_id: slot.id(),
                 destination: NO_DESTINATION,
                 timestamp_ns: frame.timestamp_ns,
-                original_length_octets: packet.total_length_octets,
+                original_length_octets: copied.length_octets,
             };
             if !slot.is_delivered() {
                 if self.options.framing != Framing::Count {
-                    batch.push(record, |bytes| bytes.extend_from_slice(packet.octets));
+                    batch.push(record, |bytes| bytes.extend_from_slice(copied.octets));
                 }
                 state.copies += 1;
                 self.totals.copied += 1;
@@ -416,8 +620,8 @@ impl Engine {
                     ..record
                 };
                 let framing = self.options.framing;
-                let outer_octets = flowtap::header_octets(destination) + packet.octets.len();
-                let too_long = packet.octets.len() > flowtap::maximum_payload_octets(destination)
+                let outer_octets = flowtap::header_octets(destination) + copied.octets.len();
+                let too_long = copied.octets.len() > flowtap::maximum_payload_octets(destination)
                     || match framing {
                         Framing::Datagram { mtu_octets } => {
                             destination.refuse_oversize
@@ -434,7 +638,7 @@ impl Engine {
                 match framing {
                     Framing::Count => {}
                     Framing::Payload => {
-                        batch.push(record, |bytes| bytes.extend_from_slice(packet.octets));
+                        batch.push(record, |bytes| bytes.extend_from_slice(copied.octets));
                     }
                     Framing::Datagram { mtu_octets } => {
                         account.identification = account.identification.wrapping_add(1);
@@ -447,13 +651,13 @@ impl Engine {
                         };
                         if u32::try_from(outer_octets).is_ok_and(|octets| octets <= mtu_octets) {
                             batch.push(record, |bytes| {
-                                flowtap::outer(destination, packet.octets, identification, bytes);
+                                flowtap::outer(destination, copied.octets, identification, bytes);
                             });
                         } else {
                             self.datagram.clear();
                             flowtap::outer(
                                 destination,
-                                packet.octets,
+                                copied.octets,
                                 identification,
                                 &mut self.datagram,
                             );
@@ -488,13 +692,7 @@ impl Engine {
                 self.totals.copied += 1;
             }
         }
-        if matched {
-            self.totals.matched += 1;
-            sink.matched(frame);
-            Verdict::Matched
-        } else {
-            Verdict::Missed
-        }
+        if matched { Said::Match } else { Said::Nothing }
     }
 
     /// Decides what still waits for a first fragment: at the end of the input.

@@ -67,10 +67,12 @@ pub struct HeldFrame {
     original_length_octets: u32,
     interface: u32,
     direction: Direction,
+    /// Whether it counts as matched already.
+    is_counted: bool,
 }
 
 impl HeldFrame {
-    fn new(frame: &Frame<'_>) -> Self {
+    fn new(frame: &Frame<'_>, is_counted: bool) -> Self {
         Self {
             data: frame.data.into(),
             link_type: frame.link_type,
@@ -78,7 +80,13 @@ impl HeldFrame {
             original_length_octets: frame.original_length_octets,
             interface: frame.interface,
             direction: frame.direction,
+            is_counted,
         }
+    }
+
+    /// Whether it counts as matched already, whatever its datagram's verdict.
+    pub const fn is_counted(&self) -> bool {
+        self.is_counted
     }
 
     /// The frame as it came.
@@ -168,20 +176,22 @@ impl FragmentMemory {
         waiting
     }
 
-    /// Holds a later fragment until its first comes.
+    /// Holds a later fragment until its first comes. `is_counted`: it counts as matched already.
     pub fn hold(
         &mut self,
         frame: &Frame<'_>,
         packet: &IpPacket<'_>,
         fragment: &Fragment,
+        is_counted: bool,
         now_ns: u64,
     ) {
+        let held = HeldFrame::new(frame, is_counted);
         let datagram = Datagram::of(packet, fragment);
         self.held_octets += frame.data.len();
         match self.known.get_mut(&datagram) {
-            Some(known) if known.verdict.is_none() => known.held.push(HeldFrame::new(frame)),
+            Some(known) if known.verdict.is_none() => known.held.push(held),
             // A verdict that is too old to be followed: another datagram begins.
-            _ => self.remember(datagram, None, vec![HeldFrame::new(frame)], now_ns),
+            _ => self.remember(datagram, None, vec![held], now_ns),
         }
     }
 

@@ -14,6 +14,7 @@ pub mod encap;
 pub mod engine;
 pub mod fragments;
 pub mod frame;
+pub mod local;
 pub mod offload;
 pub mod packet;
 pub mod segment;

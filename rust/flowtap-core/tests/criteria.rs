@@ -19,6 +19,7 @@ fn parse(fields: [&str; 7]) -> Result<Criteria, CriteriaError> {
         icmp_code,
     ] = given;
     Criteria::parse(&CriteriaText {
+        family: None,
         source,
         destination,
         protocol,

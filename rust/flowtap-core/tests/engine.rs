@@ -11,7 +11,7 @@ use flowtap_core::criteria::{Criteria, CriteriaText};
 use flowtap_core::engine::{Engine, EngineOptions, Framing, MatchSink, Verdict};
 use flowtap_core::fragments::FragmentLimits;
 use flowtap_core::frame::{Frame, LinkType};
-use flowtap_core::table::{Destination, Entry, FilterTable, Lifetime};
+use flowtap_core::table::{Destination, Entry, FilterTable, Lifetime, Scope};
 use frames::{ethernet, frame, ipv4, ipv4_fragment, ipv6, udp};
 use proptest::prelude::*;
 
@@ -25,6 +25,7 @@ fn criterion(id: u64, text: &CriteriaText<'_>, destinations: &[u32]) -> Entry {
         destinations: destinations.to_vec(),
         lifetime: Lifetime::default(),
         own: false,
+        scope: Scope::default(),
     }
 }
 

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use flowtap_core::batch::CopyBatch;
 use flowtap_core::criteria::{Criteria, CriteriaText};
 use flowtap_core::engine::{Engine, EngineOptions, Framing};
-use flowtap_core::table::{Entry, FilterTable, Lifetime};
+use flowtap_core::table::{Entry, FilterTable, Lifetime, Scope};
 use flowtap_io::packet::{Capture, CaptureOptions};
 
 const IDLE: Duration = Duration::from_secs(1);
@@ -35,6 +35,7 @@ fn engine() -> Result<Engine, Box<dyn Error>> {
         destinations: Vec::new(),
         lifetime: Lifetime::default(),
         own: false,
+        scope: Scope::default(),
     };
     let table = Arc::new(FilterTable::compile(vec![entry], Vec::new())?);
     let options = EngineOptions {

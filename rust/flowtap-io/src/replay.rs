@@ -14,7 +14,8 @@ use flowtap_core::table::FilterTable;
 
 use crate::export::{ExportCount, ExportOptions, Exporter};
 use crate::files::{
-    CaptureError, CaptureReader, CaptureWriter, Format, MAX_INTERFACES, WriterOptions,
+    CaptureError, CaptureReader, CaptureWriter, Format, Interface, MAX_INTERFACES, WriterOptions,
+    names,
 };
 
 /// Frames between two looks at the outside: progress, cancellation.
@@ -95,6 +96,23 @@ struct Output {
 }
 
 impl Output {
+    /// Gives the output the names that the input has for its interfaces.
+    fn name_interfaces(
+        &mut self,
+        interfaces: &[Interface],
+        known: usize,
+    ) -> Result<(), CaptureError> {
+        let Some(writer) = &mut self.writer else {
+            return Ok(());
+        };
+        for (number, interface) in (0_u32..).zip(interfaces).skip(known) {
+            if let Some(name) = &interface.name {
+                writer.name_interface(self.first_interface.saturating_add(number), name)?;
+            }
+        }
+        Ok(())
+    }
+
     fn count(&mut self, interface: u32) {
         let Ok(at) = usize::try_from(self.first_interface.saturating_add(interface)) else {
             return;
@@ -182,12 +200,14 @@ impl Pass<'_> {
         named: &mut usize,
     ) -> Result<bool, CaptureError> {
         for _ in 0..FRAMES_PER_LOOK {
-            if self.output.writer.is_some() && reader.interfaces().len() > *named {
-                self.name_interfaces(reader, named)?;
-            }
-            let Some(frame) = reader.next_frame()? else {
+            let Some((frame, interfaces)) = reader.next_with_interfaces()? else {
                 return Ok(false);
             };
+            if interfaces.len() > *named {
+                self.engine.name_interfaces(names(interfaces, None));
+                self.output.name_interfaces(interfaces, *named)?;
+                *named = interfaces.len();
+            }
             self.frames += 1;
             if self
                 .program
@@ -214,24 +234,6 @@ impl Pass<'_> {
             }
         }
         self.output.error.take().map_or(Ok(true), Err)
-    }
-
-    /// Gives the output the names that the input has for its interfaces.
-    fn name_interfaces(
-        &mut self,
-        reader: &CaptureReader,
-        named: &mut usize,
-    ) -> Result<(), CaptureError> {
-        let Some(writer) = &mut self.output.writer else {
-            return Ok(());
-        };
-        for (number, interface) in (0_u32..).zip(reader.interfaces()).skip(*named) {
-            if let Some(name) = &interface.name {
-                writer.name_interface(self.output.first_interface.saturating_add(number), name)?;
-            }
-        }
-        *named = reader.interfaces().len();
-        Ok(())
     }
 }
 

@@ -34,10 +34,12 @@ pub struct PlayOptions {
     pub files: Vec<String>,
     /// How fast.
     pub pace: Pace,
+    /// The interface of frames whose capture names none.
+    pub interface: Option<String>,
     /// Begin again after the last one.
     pub looped: bool,
-    /// Begin when the table has its first criterion; what nobody asked for yet is not played away.
-    pub wait_for_criteria: bool,
+    /// Begin when the table has so many criteria; what nobody asked for yet is not played away.
+    pub wait_for_criteria: usize,
     /// Send the copies; otherwise they are counted only.
     pub export: bool,
     /// Opens sockets that this process may not open.

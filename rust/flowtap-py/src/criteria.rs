@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 
-use flowtap_core::criteria::{AddressSpace as CoreSpace, Criteria as CoreCriteria, CriteriaText};
-use flowtap_core::table::Lifetime;
+use flowtap_core::criteria::{
+    AddressSpace as CoreSpace, Criteria as CoreCriteria, CriteriaText, IpFamily,
+};
+use flowtap_core::table::{Lifetime, Scope};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -51,6 +53,7 @@ pub(crate) struct Criteria {
     pub(crate) filter: CoreCriteria,
     pub(crate) lifetime: Lifetime,
     pub(crate) own: bool,
+    pub(crate) scope: Scope,
 }
 
 impl Criteria {
@@ -93,7 +96,8 @@ impl Criteria {
     #[pyo3(signature = (id, *, source=None, destination=None, protocol=None, source_port=None,
         destination_port=None, icmp_type=None, icmp_code=None, deliver_to=Vec::new(),
         timeout_idle_s=None, timeout_total_s=None, timeout_packets=None, timeout_octets=None,
-        total_since_ns=None, idle_since_ns=None, own=false))]
+        total_since_ns=None, idle_since_ns=None, own=false, ip_version=None,
+        input_interfaces=Vec::new(), output_interfaces=Vec::new(), circuit=false))]
     #[expect(
         clippy::too_many_arguments,
         reason = "a criterion has that many fields"
@@ -115,7 +119,17 @@ impl Criteria {
         total_since_ns: Option<u64>,
         idle_since_ns: Option<u64>,
         own: bool,
+        ip_version: Option<u8>,
+        input_interfaces: Vec<String>,
+        output_interfaces: Vec<String>,
+        circuit: bool,
     ) -> PyResult<Self> {
+        let family = match ip_version {
+            None => None,
+            Some(4) => Some(IpFamily::V4),
+            Some(6) => Some(IpFamily::V6),
+            Some(_) => return Err(PyValueError::new_err("ip_version: 4, 6 or None is right")),
+        };
         let given = GivenText {
             source,
             destination,
@@ -133,6 +147,7 @@ impl Criteria {
             destination_port: given.destination_port.as_deref(),
             icmp_type: given.icmp_type.as_deref(),
             icmp_code: given.icmp_code.as_deref(),
+            family,
         })
         .map_err(|error| errors::from_criteria(&error))?;
         let lifetime = Lifetime {
@@ -150,6 +165,11 @@ impl Criteria {
             filter,
             lifetime,
             own,
+            scope: Scope {
+                inputs: input_interfaces,
+                outputs: output_interfaces,
+                circuit,
+            },
         })
     }
 

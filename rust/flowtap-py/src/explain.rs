@@ -3,10 +3,12 @@
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use flowtap_core::criteria::Field;
 use flowtap_core::decode::{Decoded, decode};
+use flowtap_core::frame::{Direction, Frame};
 use flowtap_core::packet::Transport;
-use flowtap_core::table::FilterTable as CoreTable;
-use flowtap_io::files::CaptureReader;
+use flowtap_core::table::{FilterTable as CoreTable, Passage, Way};
+use flowtap_io::files::{CaptureReader, Interface};
 use pyo3::prelude::*;
 
 use crate::errors;
@@ -34,20 +36,41 @@ pub(crate) struct Explanation {
     octets: usize,
 }
 
+/// How a frame passed, as far as its capture tells.
+fn passage(frame: &Frame<'_>, interfaces: &[Interface], table: &CoreTable) -> Passage {
+    let name = usize::try_from(frame.interface)
+        .ok()
+        .and_then(|at| interfaces.get(at)?.name.as_deref());
+    Passage {
+        way: match frame.direction {
+            Direction::Unknown | Direction::Inbound => Way::In,
+            Direction::Outbound => Way::Made,
+        },
+        interface: name.and_then(|name| table.interface(name)),
+    }
+}
+
 fn explanation(
     number: u64,
     timestamp_ns: u64,
     octets: usize,
     decoded: Decoded<'_>,
-    table: Option<&CoreTable>,
+    asked: Option<(&CoreTable, Passage)>,
 ) -> Explanation {
     let key = decoded.ip.map(|ip| ip.key);
     let (mut matched, mut rejected) = (Vec::new(), Vec::new());
-    if let (Some(table), Some(key)) = (table, key) {
+    if let Some((table, passage)) = asked {
         for slot in table.slots() {
-            match slot.criteria().first_rejecting_field(&key) {
+            let rejecting = match key {
+                _ if !slot.admits(passage) => Some("interface"),
+                _ if slot.is_circuit() => None,
+                Some(key) => slot.criteria().first_rejecting_field(&key).map(Field::name),
+                // Without an IP packet there is nothing that a filter could reject.
+                None => continue,
+            };
+            match rejecting {
                 None => matched.push(slot.id()),
-                Some(field) => rejected.push((slot.id(), field.name())),
+                Some(field) => rejected.push((slot.id(), field)),
             }
         }
     }
@@ -108,18 +131,19 @@ impl ExplanationIterator {
         py.detach(|| {
             let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
             let (reader, number) = &mut *state;
-            let frame = reader
-                .next_frame()
+            let next = reader
+                .next_with_interfaces()
                 .map_err(|error| errors::from_capture(&error))?;
-            Ok(frame.map(|frame| {
+            Ok(next.map(|(frame, interfaces)| {
                 *number += 1;
                 let table = self.table.as_deref();
+                let asked = table.map(|table| (table, passage(&frame, interfaces, table)));
                 explanation(
                     *number,
                     frame.timestamp_ns,
                     frame.data.len(),
                     decode(&frame),
-                    table,
+                    asked,
                 )
             }))
         })

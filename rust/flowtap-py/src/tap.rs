@@ -117,7 +117,7 @@ impl Tap {
 
     /// Captures played by a worker of its own, and their copies sent.
     #[staticmethod]
-    #[pyo3(signature = (files, table, *, pace=PaceArgument::Word("recorded".to_owned()), r#loop=false, wait_for_criteria=false, export=true, broker=None))]
+    #[pyo3(signature = (files, table, *, pace=PaceArgument::Word("recorded".to_owned()), r#loop=false, wait_for_criteria=0, export=true, broker=None, interface=None))]
     #[expect(
         clippy::too_many_arguments,
         reason = "each is a keyword of its own in Python"
@@ -128,15 +128,17 @@ impl Tap {
         table: &FilterTable,
         pace: PaceArgument,
         r#loop: bool,
-        wait_for_criteria: bool,
+        wait_for_criteria: usize,
         export: bool,
         broker: Option<&Bound<'_, PyAny>>,
+        interface: Option<String>,
     ) -> PyResult<Self> {
         // The engine's time goes on from Python's monotonic clock, so that both can be compared.
         let monotonic_ns = py.import("time")?.call_method0("monotonic_ns")?.extract()?;
         let options = PlayOptions {
             files,
             pace: self::pace(pace)?,
+            interface,
             looped: r#loop,
             wait_for_criteria,
             export,

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use flowtap_core::criteria::{Criteria, CriteriaText};
 use flowtap_core::packet::{Address, PacketKey, Transport};
-use flowtap_core::table::{Entry, FilterTable, Lifetime, Slot};
+use flowtap_core::table::{Entry, FilterTable, Lifetime, Scope, Slot};
 use libfuzzer_sys::fuzz_target;
 
 const ADDRESSES: [&str; 8] = [
@@ -56,6 +56,7 @@ fn entry(
         destinations: Vec::new(),
         lifetime: Lifetime::default(),
         own: false,
+        scope: Scope::default(),
     })
 }
 

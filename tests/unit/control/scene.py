@@ -39,10 +39,12 @@ from flowtap.dtcp import (
     Version,
 )
 from flowtap.service import clock
-from flowtap.service.filters import read_filter
+from flowtap.service.filters import FilterReader
+from flowtap.service.places import Places
 from flowtap.service.store import SqlStore
 
 V7 = Version(0, 7)
+PLACES = Places(["eth0", "eth0.7", "eth1"], {"ge-0/0/0": "eth0"}, {"RED": ["eth1"]})
 DELIVERY = Delivery(ip_address("198.51.100.7"), 30000, ip_address("198.51.100.1"), 65534)
 OTHER_DELIVERY = Delivery(ip_address("198.51.100.8"), 30000, ip_address("198.51.100.1"), 65534)
 
@@ -93,7 +95,10 @@ class Scene:
         self.store = SqlStore(self.path, journal=journal)
         self.data_plane = RecordingDataPlane()
         self.control = ControlPlane(
-            policy=policy(**source), store=self.store, data_plane=self.data_plane, filters=read_filter
+            policy=policy(**source),
+            store=self.store,
+            data_plane=self.data_plane,
+            filters=FilterReader(PLACES),
         )
 
     def restore(

@@ -20,23 +20,23 @@ from flowtap.control import (
 from flowtap.dtcp import AddRequest, AddResult, FilterText, ListRequest, ListResult, Timeouts
 from flowtap.service import clock
 from flowtap.service.dataplane import TapDataPlane
-from flowtap.service.filters import read_filter
+from flowtap.service.filters import FilterReader
+from flowtap.service.places import Places
 from flowtap.service.store import SqlStore
 
+PLACES = Places([])
 CAPTURE = Path(__file__).parents[2] / "captures" / "dns.pcap"
 
 
 def test_counters_time_outs_and_the_table_of_a_running_tap(tmp_path: Path) -> None:
     store = SqlStore(tmp_path / "s.db")
-    tap = Tap.replay(
-        [str(CAPTURE)], FilterTable.compile([]), pace="fast", wait_for_criteria=True, export=False
-    )
-    data_plane = TapDataPlane(tap)
+    tap = Tap.replay([str(CAPTURE)], FilterTable.compile([]), pace="fast", wait_for_criteria=1, export=False)
+    data_plane = TapDataPlane(tap, PLACES)
     control = ControlPlane(
         policy=Policy({"md": ControlSource("md")}, {"cd1": ContentDestination("cd1", DELIVERY)}),
         store=store,
         data_plane=data_plane,
-        filters=read_filter,
+        filters=FilterReader(PLACES),
     )
 
     def add(filter_text: FilterText, timeouts: Timeouts, *, static: bool = False) -> Tasked:

@@ -7,15 +7,29 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowtap.dtcp import codec
+from flowtap.dtcp.authentication import Key
 from flowtap.dtcp.grammar import SyntaxFault
 from flowtap.dtcp.limits import Limits
-from flowtap.dtcp.messages import AddRequest, DeleteRequest, ListRequest, NoopRequest, RefreshRequest, Request
+from flowtap.dtcp.messages import (
+    AddRequest,
+    DeleteRequest,
+    ListRequest,
+    NoopRequest,
+    RefreshRequest,
+    Request,
+    Scope,
+    Version,
+)
+from flowtap.dtcp.render import render_request
 from flowtap.dtcp.status import Status
 
 DELIVERY = (
     "X-JTap-Cdest-Dest-Address: 192.0.2.20\nX-JTap-Cdest-Dest-Port: 1814\n"
     "X-JTap-Cdest-Source-Address: 198.51.100.1\nX-JTap-Cdest-Source-Port: 65534\n"
 )
+
+
+NINE = "a,b,c,d,e,f,g,h,i"
 
 
 def parse(text: str) -> Request:
@@ -194,9 +208,10 @@ def test_delivery_parameters() -> None:
         ("198.51.100.1", "0.0.0.0", Status.JTAP_FAILURE),
         ("65534", "1,2", Status.JTAP_FAILURE),
         ("65534\n", "65534\nX-JTap-Cdest-TTL: 256\n", Status.JTAP_FAILURE),
-        ("65534\n", "65534\nX-JTap-VRF-Name: red\n", Status.JTAP_FAILURE),
-        ("65534\n", "65534\nX-JTap-Input-Interface: ge-0/0/0\n", Status.JTAP_FAILURE),
-        ("65534\n", "65534\nX-Jtap-Filter-Family: ccc\n", Status.JTAP_FAILURE),
+        ("65534\n", "65534\nX-JTap-Input-Interface: a,,b\n", Status.JTAP_FAILURE),
+        ("65534\n", f"65534\nX-JTap-Output-Interface: {NINE}\n", Status.JTAP_FAILURE),
+        ("65534\n", "65534\nX-Jtap-Filter-Family: inet\n", Status.JTAP_FAILURE),
+        ("65534\n", "65534\nX-Jtap-Filter-Family: ccc\n", Status.BAD_REQUEST),
         (
             "65534\n",
             "65534\nX-JTap-VRF-Name: red\nX-JTap-Output-Interface: ge-0/0/0\n",
@@ -207,6 +222,51 @@ def test_delivery_parameters() -> None:
 def test_wrong_delivery_parameters(before: str, after: str, code: Status) -> None:
     assert before in DELIVERY
     assert add_status(DELIVERY.replace(before, after)) == code
+
+
+def scope(text: str, version: str = "0.8") -> Scope:
+    request = parse(f"ADD DTCP/{version}\nCdest-ID: cd1\nFlags: Static\n{text}")
+    assert isinstance(request, AddRequest)
+    return request.scope
+
+
+def test_scope() -> None:
+    assert scope("") == Scope()
+    eight = ",".join(f"ge-1/0/{at}.0" for at in range(8))
+    assert scope(f"X-JTap-Input-Interface: {eight}") == Scope(tuple(eight.split(",")))
+    assert scope("X-JTap-Output-Interface: a, b,a") == Scope(output_interfaces=("a", "b"))
+    both = scope("X-JTap-Input-Interface: a\nX-JTap-Output-Interface: b")
+    assert (both.input_interfaces, both.output_interfaces) == (("a",), ("b",))
+    assert scope("X-JTap-VRF-Name: RED") == Scope(vrf="RED")
+    assert scope("X-JTap-IP-Version: IPv6") == Scope(ip_version=6)
+    assert scope("IPVersion: ipv4") == Scope(ip_version=4)
+    # There were no others then.
+    assert scope("", "0.6") == Scope(ip_version=4)
+
+
+def test_layer_2() -> None:
+    wildcards = "Source-Address: *\nProtocol: *\n"
+    assert scope(f"{wildcards}X-Jtap-Filter-Family: ccc") == Scope(is_circuit=True)
+    assert scope("X-JTap-Filter-Family: CCC\nX-JTap-Input-Interface: a") == Scope(("a",), is_circuit=True)
+    for text in ("Protocol: 17", "Source-Address: 192.0.2.1", "Dest-Port: 53", "X-JTap-IP-Version: ipv4"):
+        refused = status(f"ADD DTCP/0.8\nCdest-ID: cd1\nFlags: Static\n{text}\nX-JTap-Filter-Family: ccc")
+        assert refused == Status.BAD_REQUEST
+
+
+def test_a_scope_says_its_parameters() -> None:
+    whole = Scope(("a", "b"), ("c",), "RED", 6, is_circuit=True)
+    assert dict(whole.parameters()) == {
+        "X-JTap-Input-Interface": "a,b",
+        "X-JTap-Output-Interface": "c",
+        "X-JTap-VRF-Name": "RED",
+        "X-JTap-IP-Version": "ipv6",
+        "X-JTap-Filter-Family": "ccc",
+    }
+    assert Scope().parameters() == ()
+    request = AddRequest(Version(0, 8), "md", "1", ("cd1",), static=True, scope=Scope(("a",), ip_version=6))
+    text = render_request(request, Key(b"k")).decode()
+    assert "X-JTap-Input-Interface: a\r\n" in text
+    assert "X-JTap-IP-Version: ipv6\r\n" in text
 
 
 def test_delete() -> None:

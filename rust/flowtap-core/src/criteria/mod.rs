@@ -81,6 +81,17 @@ pub struct CriteriaText<'a> {
     pub icmp_type: Option<&'a str>,
     /// List of numbers from 0 to 255.
     pub icmp_code: Option<&'a str>,
+    /// Packets of one family only, whatever the addresses say.
+    pub family: Option<IpFamily>,
+}
+
+/// A version of the Internet Protocol.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum IpFamily {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
 }
 
 /// A filter that cannot be.
@@ -183,7 +194,7 @@ impl Criteria {
                 text::numbers(field, text, highest)
             })
         };
-        let source = addresses(Field::Source, text.source)?;
+        let mut source = addresses(Field::Source, text.source)?;
         let destination = addresses(Field::Destination, text.destination)?;
         let protocol = numbers(Field::Protocol, text.protocol, 255)?;
         let source_port = numbers(Field::SourcePort, text.source_port, u16::MAX)?;
@@ -191,14 +202,29 @@ impl Criteria {
         let kind = numbers(Field::IcmpType, text.icmp_type, 255)?;
         let code = numbers(Field::IcmpCode, text.icmp_code, 255)?;
 
+        if let Some(family) = text.family {
+            source = source.of_family(family);
+            if source.v4().is_empty() && source.v6().is_empty() {
+                return Err(CriteriaError::new(
+                    Field::Source,
+                    text.source.unwrap_or_default(),
+                    "has no address of the IP version that is asked for".to_owned(),
+                    false,
+                ));
+            }
+        }
         let no_v4 = source.v4().is_empty() || destination.v4().is_empty();
         let no_v6 = source.v6().is_empty() || destination.v6().is_empty();
         if no_v4 && no_v6 {
             return Err(CriteriaError::new(
                 Field::Destination,
                 text.destination.unwrap_or_default(),
-                "is of another family than the source; one packet has addresses of one family"
-                    .to_owned(),
+                if text.family.is_some() {
+                    "has no address of the IP version that is asked for".to_owned()
+                } else {
+                    "is of another family than the source; one packet has addresses of one family"
+                        .to_owned()
+                },
                 false,
             ));
         }

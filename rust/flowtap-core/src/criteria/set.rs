@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::ranges;
+use super::{IpFamily, ranges};
 use crate::packet::Address;
 
 /// A set of protocol numbers, ports, ICMP types or codes.
@@ -150,6 +150,14 @@ impl AddressSet {
             Self::OneV4(..) => Vec::new(),
             Self::HostV6(host) => vec![(**host, **host)],
             Self::Many(ranges) => ranges.v6.to_vec(),
+        }
+    }
+
+    /// Those of one family.
+    pub(super) fn of_family(&self, family: IpFamily) -> Self {
+        match family {
+            IpFamily::V4 => Self::new(self.v4(), Vec::new()),
+            IpFamily::V6 => Self::new(Vec::new(), self.v6()),
         }
     }
 

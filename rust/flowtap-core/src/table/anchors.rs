@@ -36,6 +36,8 @@ pub struct Anchors {
     pub v4: FamilyAnchors<u32>,
     /// For IPv6 packets.
     pub v6: FamilyAnchors<u128>,
+    /// Some criterion is about whole frames, whatever they carry.
+    pub is_open_to_frames: bool,
 }
 
 /// Prefixes that one table has and another has not.
@@ -65,6 +67,8 @@ pub struct AnchorChanges {
     pub v4: FamilyAnchorChanges<u32>,
     /// For IPv6 packets.
     pub v6: FamilyAnchorChanges<u128>,
+    /// What [`Anchors::is_open_to_frames`] is in the second.
+    pub is_open_to_frames: bool,
 }
 
 impl FilterTable {
@@ -73,6 +77,7 @@ impl FilterTable {
         Anchors {
             v4: anchors(&self.v4),
             v6: anchors(&self.v6),
+            is_open_to_frames: !self.circuits.is_empty(),
         }
     }
 
@@ -82,6 +87,7 @@ impl FilterTable {
         AnchorChanges {
             v4: changes(&self.v4, &other.v4),
             v6: changes(&self.v6, &other.v6),
+            is_open_to_frames: !other.circuits.is_empty(),
         }
     }
 }

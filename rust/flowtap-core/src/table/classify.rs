@@ -98,7 +98,7 @@ impl FilterTable {
         into.extend(
             self.slots()
                 .numbered()
-                .filter(|(_, slot)| slot.criteria.matches(key))
+                .filter(|(_, slot)| !slot.is_circuit() && slot.criteria.matches(key))
                 .map(|(number, _)| number),
         );
     }

@@ -50,6 +50,7 @@ mod level;
 mod prefix;
 mod reach;
 mod register;
+mod scope;
 mod sketch;
 mod trie;
 mod upper;
@@ -66,6 +67,8 @@ pub use self::level::MAXIMUM_IN_VAIN;
 use self::prefix::Wide;
 use self::register::Register;
 pub use self::register::Slots;
+use self::scope::{Compiled, Interfaces};
+pub use self::scope::{Passage, Scope, Way};
 use crate::criteria::Criteria;
 
 /// What ends a criterion. Time runs on the engine's `now_ns`.
@@ -108,6 +111,8 @@ pub struct Entry {
     pub lifetime: Lifetime,
     /// Traffic of the tap itself, which is never copied whatever the others say.
     pub own: bool,
+    /// Where frames must pass.
+    pub scope: Scope,
 }
 
 /// Where copies go, and their outer header.
@@ -209,6 +214,7 @@ pub struct Slot {
 struct Special {
     lifetime: Lifetime,
     own: bool,
+    scope: Option<Box<Compiled>>,
     /// The numbers of further destinations.
     destinations: Box<[u32]>,
 }
@@ -233,6 +239,28 @@ impl Slot {
     /// Whether this is traffic of the tap itself.
     pub fn is_own(&self) -> bool {
         self.special.as_ref().is_some_and(|special| special.own)
+    }
+
+    /// Whether it is about whole frames, and its filter is not asked.
+    pub fn is_circuit(&self) -> bool {
+        let special = self.special.as_ref();
+        special.is_some_and(|special| special.scope.as_ref().is_some_and(|scope| scope.circuit))
+    }
+
+    /// Whether it is asked about frames that pass like this.
+    #[inline]
+    pub fn admits(&self, passage: Passage) -> bool {
+        let special = self.special.as_ref();
+        match special.and_then(|special| special.scope.as_ref()) {
+            None => passage.way != Way::Forwarded,
+            Some(scope) => scope.admits(passage),
+        }
+    }
+
+    /// Whether it names interfaces that frames go out on.
+    fn has_outputs(&self) -> bool {
+        let special = self.special.as_ref();
+        special.is_some_and(|special| special.scope.as_deref().is_some_and(Compiled::has_outputs))
     }
 
     /// Whether copies go anywhere.
@@ -260,6 +288,11 @@ pub struct FilterTable {
     destinations: Destinations,
     /// Criteria that name traffic of the tap itself.
     own: usize,
+    /// Criteria about frames that go out.
+    outputs: usize,
+    /// Slots of criteria about whole frames; few, and asked one by one.
+    circuits: Vec<u32>,
+    interfaces: Interfaces,
     /// Criteria taken away since the first looks were made.
     stale: usize,
     v4: Family<u32>,
@@ -310,7 +343,10 @@ impl FilterTable {
         table.add(add)?;
         if table.stale > STALE + table.register.len() / 2 {
             table.stale = 0;
-            let criteria = || table.register.iter().map(Slot::criteria);
+            let criteria = || {
+                let slots = table.register.iter().filter(|slot| !slot.is_circuit());
+                slots.map(Slot::criteria)
+            };
             table.v4.renew(criteria());
             table.v6.renew(criteria());
         }
@@ -330,7 +366,11 @@ impl FilterTable {
                 None => (None, &[][..]),
                 Some((&first, further)) => (Some(first), further),
             };
-            let is_special = entry.own || !entry.lifetime.is_unlimited() || !further.is_empty();
+            let scope = self.interfaces.compile(&entry.scope).map(Box::new);
+            let is_special = entry.own
+                || !entry.lifetime.is_unlimited()
+                || !further.is_empty()
+                || scope.is_some();
             let slot = Slot {
                 id: entry.id,
                 criteria: entry.criteria,
@@ -339,6 +379,7 @@ impl FilterTable {
                     Box::new(Special {
                         lifetime: entry.lifetime,
                         own: entry.own,
+                        scope,
                         destinations: further.into(),
                     })
                 }),
@@ -346,8 +387,14 @@ impl FilterTable {
             let Some(number) = self.register.take(slot) else {
                 return Err(TableError::TooMany { count });
             };
-            self.v4.add(number, &self.register);
-            self.v6.add(number, &self.register);
+            let added = self.register.get(number);
+            self.outputs += usize::from(added.is_some_and(Slot::has_outputs));
+            if added.is_some_and(Slot::is_circuit) {
+                self.circuits.push(number);
+            } else {
+                self.v4.add(number, &self.register);
+                self.v6.add(number, &self.register);
+            }
         }
         Ok(())
     }
@@ -362,10 +409,15 @@ impl FilterTable {
         };
         self.own = self.own.saturating_sub(slot.is_own().into());
         self.destinations.remove_user(slot.handles());
-        self.v4.remove(number, &self.register);
-        self.v6.remove(number, &self.register);
+        self.outputs = self.outputs.saturating_sub(slot.has_outputs().into());
+        if slot.is_circuit() {
+            self.circuits.retain(|&circuit| circuit != number);
+        } else {
+            self.v4.remove(number, &self.register);
+            self.v6.remove(number, &self.register);
+            self.stale += 1;
+        }
         self.register.vacate(number);
-        self.stale += 1;
         Ok(())
     }
 
@@ -399,6 +451,27 @@ impl FilterTable {
         self.own > 0
     }
 
+    /// Whether some criterion is about frames that go out, whoever made them.
+    pub const fn has_outputs(&self) -> bool {
+        self.outputs > 0
+    }
+
+    /// Slots of the criteria about whole frames.
+    pub fn circuits(&self) -> &[u32] {
+        &self.circuits
+    }
+
+    /// How many interfaces criteria name; a table that is a change of another has at least as many, with the same
+    /// numbers.
+    pub fn interface_count(&self) -> usize {
+        self.interfaces.len()
+    }
+
+    /// The number of an interface; None for one that no criterion names.
+    pub fn interface(&self, name: &str) -> Option<u32> {
+        self.interfaces.number(name)
+    }
+
     /// The slot of a criterion.
     pub fn slot_of(&self, id: u64) -> Option<u32> {
         self.register.slot_of(id)
@@ -426,6 +499,8 @@ impl FilterTable {
         size_of::<Self>()
             + self.register.heap_octets()
             + self.destinations.heap_octets()
+            + self.interfaces.heap_octets()
+            + self.circuits.capacity() * size_of::<u32>()
             + self.v4.heap_octets()
             + self.v6.heap_octets()
     }

@@ -225,7 +225,10 @@ impl Register {
                 let special = slot.special.as_ref();
                 slot.criteria.heap_octets()
                     + special.map_or(0, |special| {
-                        size_of::<Special>() + size_of_val::<[_]>(&special.destinations)
+                        let scope = special.scope.as_deref();
+                        size_of::<Special>()
+                            + size_of_val::<[_]>(&special.destinations)
+                            + scope.map_or(0, |scope| size_of_val(scope) + scope.heap_octets())
                     })
             })
             .sum();

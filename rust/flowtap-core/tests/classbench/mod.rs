@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 
 use flowtap_core::criteria::{Criteria, CriteriaText};
 use flowtap_core::packet::{Address, PacketKey, Transport};
-use flowtap_core::table::{Entry, Lifetime};
+use flowtap_core::table::{Entry, Lifetime, Scope};
 
 /// The sets by name.
 pub(crate) const SETS: [(&str, &str); 4] = [
@@ -122,6 +122,7 @@ pub(crate) fn entries(rules: &[Rule]) -> Vec<Entry> {
             destinations: Vec::new(),
             lifetime: Lifetime::default(),
             own: false,
+            scope: Scope::default(),
         })
         .collect()
 }

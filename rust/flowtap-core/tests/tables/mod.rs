@@ -7,7 +7,7 @@
 
 use flowtap_core::criteria::{Criteria, CriteriaText};
 use flowtap_core::packet::{Address, PacketKey, Transport};
-use flowtap_core::table::{Destination, Entry, FilterTable, Lifetime};
+use flowtap_core::table::{Destination, Entry, FilterTable, Lifetime, Scope};
 use proptest::prelude::*;
 
 pub(crate) fn entry(id: u64, text: &CriteriaText<'_>) -> Entry {
@@ -17,6 +17,7 @@ pub(crate) fn entry(id: u64, text: &CriteriaText<'_>) -> Entry {
         destinations: Vec::new(),
         lifetime: Lifetime::default(),
         own: false,
+        scope: Scope::default(),
     }
 }
 
@@ -174,6 +175,7 @@ pub(crate) fn any_entry() -> impl Strategy<Value = Option<Entry>> {
     (addresses, protocols, ports(), ports(), icmp(), icmp()).prop_map(
         |((source, destination), protocol, from, to, kind, code)| {
             let text = CriteriaText {
+                family: None,
                 source,
                 destination,
                 protocol,
@@ -189,6 +191,7 @@ pub(crate) fn any_entry() -> impl Strategy<Value = Option<Entry>> {
                 destinations: Vec::new(),
                 lifetime: Lifetime::default(),
                 own: false,
+                scope: Scope::default(),
             })
         },
     )

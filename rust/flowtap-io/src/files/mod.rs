@@ -18,8 +18,8 @@ mod reader;
 mod writer;
 
 pub use error::{CaptureError, CaptureErrorKind};
-pub use reader::{CaptureReader, Interface};
-pub use writer::{CaptureWriter, Direction, Format, WriterOptions};
+pub use reader::{CaptureReader, Interface, names};
+pub use writer::{CaptureWriter, Format, WriterOptions};
 
 /// The most octets of one frame that are read or written: libpcap's own bound, and above any frame of the
 /// link types that flowtap decodes.

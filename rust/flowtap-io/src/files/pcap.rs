@@ -1,7 +1,7 @@
 //! Classic pcap: a 24-octet file header, then records of a 16-octet header and the frame's octets.
 //! [draft-ietf-opsawg-pcap]
 
-use flowtap_core::frame::LinkType;
+use flowtap_core::frame::{Direction, LinkType};
 
 use super::buffer::Buffer;
 use super::error::CaptureErrorKind;
@@ -149,6 +149,7 @@ impl Layout {
             timestamp_ns: seconds * NANOSECONDS + fraction * self.nanoseconds_per_unit,
             original_length_octets: original,
             interface: 0,
+            direction: Direction::Unknown,
         })
     }
 

@@ -1,6 +1,6 @@
 //! pcapng: blocks in sections, each section with its own byte order and interfaces. [draft-ietf-opsawg-pcapng]
 
-use flowtap_core::frame::LinkType;
+use flowtap_core::frame::{Direction, LinkType};
 
 use super::buffer::Buffer;
 use super::error::CaptureErrorKind;
@@ -32,6 +32,16 @@ const LEAST_BLOCK_OCTETS: usize = 12;
 /// The length at a block's end.
 const TRAILER_OCTETS: usize = 4;
 
+/// End of a block's options.
+pub(crate) const OPTION_END: u16 = 0;
+/// Flags of a packet, its direction among them.
+pub(crate) const OPTION_PACKET_FLAGS: u16 = 2;
+/// Those of the flags that tell the direction.
+const FLAGS_DIRECTION: u32 = 0b11;
+/// The packet was received.
+pub(crate) const FLAG_INBOUND: u32 = 0b01;
+/// The packet was sent.
+pub(crate) const FLAG_OUTBOUND: u32 = 0b10;
 /// Name of an interface.
 pub(crate) const OPTION_NAME: u16 = 2;
 /// Units of an interface's timestamps.
@@ -310,7 +320,7 @@ impl Sections {
         let mut options = block.get(16..).unwrap_or_default();
         while let Some((option, rest)) = options.split_first_chunk::<4>() {
             let (code, length) = (self.u16_at(option, 0), usize::from(self.u16_at(option, 2)));
-            if code == 0 {
+            if code == OPTION_END {
                 break;
             }
             let Some(value) = rest.get(..length) else {
@@ -407,7 +417,33 @@ impl Sections {
             timestamp_ns,
             original_length_octets: original.max(u32::try_from(captured).unwrap_or(u32::MAX)),
             interface: u32::try_from(index).unwrap_or(u32::MAX),
+            direction: if head.kind == ENHANCED_PACKET && room >= captured.saturating_add(8) {
+                let options = header.saturating_add(captured.next_multiple_of(4));
+                let end = head.length.saturating_sub(TRAILER_OCTETS);
+                self.direction(block.get(options..end).unwrap_or_default())
+            } else {
+                Direction::Unknown
+            },
         })
+    }
+
+    /// The direction that a packet's options tell. What is wrong with them does not concern its frame.
+    fn direction(&self, mut options: &[u8]) -> Direction {
+        while let Some((option, rest)) = options.split_first_chunk::<4>() {
+            let (code, length) = (self.u16_at(option, 0), usize::from(self.u16_at(option, 2)));
+            if code == OPTION_PACKET_FLAGS && length == 4 {
+                return match self.u32_at(rest, 0) & FLAGS_DIRECTION {
+                    FLAG_INBOUND => Direction::Inbound,
+                    FLAG_OUTBOUND => Direction::Outbound,
+                    _ => Direction::Unknown,
+                };
+            }
+            if code == OPTION_END {
+                break;
+            }
+            options = rest.get(length.next_multiple_of(4)..).unwrap_or_default();
+        }
+        Direction::Unknown
     }
 }
 

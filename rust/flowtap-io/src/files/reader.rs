@@ -22,6 +22,7 @@ pub(crate) struct Located {
     pub(crate) timestamp_ns: u64,
     pub(crate) original_length_octets: u32,
     pub(crate) interface: u32,
+    pub(crate) direction: Direction,
 }
 
 /// Why reading does not go on, before path and offset are known.
@@ -58,6 +59,17 @@ pub struct Interface {
     pub link_type: LinkType,
     /// The most octets of a frame that were to be captured, 0 for no limit.
     pub snapshot_octets: u32,
+}
+
+/// The names of interfaces, for an engine; `unnamed` stands for those that the file does not name.
+pub fn names(interfaces: &[Interface], unnamed: Option<&str>) -> Vec<Option<String>> {
+    let name = |interface: &Interface| {
+        interface
+            .name
+            .clone()
+            .or_else(|| unnamed.map(str::to_owned))
+    };
+    interfaces.iter().map(name).collect()
 }
 
 enum Format {
@@ -184,6 +196,17 @@ impl CaptureReader {
     /// after it the file is at its end.
     #[inline]
     pub fn next_frame(&mut self) -> Result<Option<Frame<'_>>, CaptureError> {
+        Ok(self.next_with_interfaces()?.map(|(frame, _)| frame))
+    }
+
+    /// The next frame, with the interfaces that are known by then; see [`CaptureReader::interfaces`].
+    ///
+    /// # Errors
+    /// As for [`CaptureReader::next_frame`].
+    #[inline]
+    pub fn next_with_interfaces(
+        &mut self,
+    ) -> Result<Option<(Frame<'_>, &[Interface])>, CaptureError> {
         let buffered = match &self.format {
             Format::Pcap(layout) => layout.buffered(&mut self.buffer),
             Format::Pcapng(_) => None,
@@ -195,7 +218,7 @@ impl CaptureReader {
                 None => return Ok(None),
             },
         };
-        Ok(Some(Frame {
+        let frame = Frame {
             data: self
                 .buffer
                 .data
@@ -205,8 +228,9 @@ impl CaptureReader {
             timestamp_ns: located.timestamp_ns,
             original_length_octets: located.original_length_octets,
             interface: located.interface,
-            direction: Direction::Unknown,
-        }))
+            direction: located.direction,
+        };
+        Ok(Some((frame, &self.interfaces)))
     }
 
     /// What is not in the buffer, or not a plain record.

@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use flowtap_core::frame::{Frame, LinkType};
+use flowtap_core::frame::{Direction, Frame, LinkType};
 
 use super::error::{CaptureError, CaptureErrorKind};
 use super::{MAX_RECORD_OCTETS, STANDARD_OUTPUT, pcap, pcapng};
@@ -21,10 +21,8 @@ const MAX_COMMENT_OCTETS: usize = 8 << 20;
 /// In both formats a field of 32 bits.
 const SNAPSHOT_OCTETS: u32 = 262_144;
 
-const OPTION_END: u16 = 0;
 const OPTION_COMMENT: u16 = 1;
 const OPTION_PROGRAM: u16 = 4;
-const OPTION_PACKET_FLAGS: u16 = 2;
 const OPTION_RECEIVED: u16 = 4;
 const OPTION_DROPPED: u16 = 5;
 
@@ -73,15 +71,6 @@ impl Default for WriterOptions {
             link_type: LinkType::Ethernet,
         }
     }
-}
-
-/// Which way a frame went, seen from the interface.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// It was received.
-    Inbound,
-    /// It was sent.
-    Outbound,
 }
 
 /// A capture file being written.
@@ -296,7 +285,7 @@ impl CaptureWriter {
                 option(buffer, OPTION_COMMENT, piece.as_bytes());
             }
             option(buffer, OPTION_PROGRAM, PROGRAM.as_bytes());
-            option(buffer, OPTION_END, &[]);
+            option(buffer, pcapng::OPTION_END, &[]);
         });
         Ok(())
     }
@@ -316,25 +305,13 @@ impl CaptureWriter {
         self.statistics.insert(interface, (received, dropped));
     }
 
-    /// Appends a frame.
+    /// Appends a frame; pcap has no place for its direction.
     ///
     /// # Errors
     /// Where the system cannot write, the frame is longer than [`MAX_RECORD_OCTETS`], or a pcap file would get a second
     /// link type.
     #[inline]
     pub fn write_frame(&mut self, frame: &Frame<'_>) -> Result<(), CaptureError> {
-        self.write_directed(frame, None)
-    }
-
-    /// Appends a frame together with its direction, which pcap has no place for.
-    ///
-    /// # Errors
-    /// As [`write_frame`](Self::write_frame).
-    pub fn write_directed(
-        &mut self,
-        frame: &Frame<'_>,
-        direction: Option<Direction>,
-    ) -> Result<(), CaptureError> {
         if self.failed.is_some() || self.finished {
             return Err(self.earlier());
         }
@@ -349,7 +326,7 @@ impl CaptureWriter {
         self.latest_timestamp_ns = frame.timestamp_ns;
         match self.format {
             Format::Pcap => self.record(frame, captured, original)?,
-            Format::Pcapng => self.packet(frame, captured, original, direction),
+            Format::Pcapng => self.packet(frame, captured, original),
         }
         if self.buffer.len() >= BUFFER_OCTETS {
             self.drain()
@@ -419,20 +396,19 @@ impl CaptureWriter {
         self.link_type = Some(link_type);
     }
 
-    fn packet(
-        &mut self,
-        frame: &Frame<'_>,
-        captured: u32,
-        original: u32,
-        direction: Option<Direction>,
-    ) {
+    fn packet(&mut self, frame: &Frame<'_>, captured: u32, original: u32) {
         let key = (frame.link_type.number(), frame.interface);
         let number = match self.latest {
             Some((latest, number)) if latest == key => number,
             _ => self.interface(key),
         };
         let padded = captured.next_multiple_of(4);
-        let length = padded.saturating_add(if direction.is_some() { 44 } else { 32 });
+        let flags: u32 = match frame.direction {
+            Direction::Unknown => 0,
+            Direction::Inbound => pcapng::FLAG_INBOUND,
+            Direction::Outbound => pcapng::FLAG_OUTBOUND,
+        };
+        let length = padded.saturating_add(if flags == 0 { 32 } else { 44 });
         // The timestamp's upper half stands before its lower half.
         let timestamp = frame.timestamp_ns.rotate_left(32).to_le_bytes();
         for value in [pcapng::ENHANCED_PACKET, length, number] {
@@ -443,13 +419,13 @@ impl CaptureWriter {
         self.buffer.extend_from_slice(&original.to_le_bytes());
         self.buffer.extend_from_slice(frame.data);
         pad(&mut self.buffer, frame.data.len());
-        if let Some(direction) = direction {
-            let flags: u32 = match direction {
-                Direction::Inbound => 1,
-                Direction::Outbound => 2,
-            };
-            option(&mut self.buffer, OPTION_PACKET_FLAGS, &flags.to_le_bytes());
-            option(&mut self.buffer, OPTION_END, &[]);
+        if flags != 0 {
+            option(
+                &mut self.buffer,
+                pcapng::OPTION_PACKET_FLAGS,
+                &flags.to_le_bytes(),
+            );
+            option(&mut self.buffer, pcapng::OPTION_END, &[]);
         }
         self.buffer.extend_from_slice(&length.to_le_bytes());
     }
@@ -473,7 +449,7 @@ impl CaptureWriter {
                     option(buffer, pcapng::OPTION_NAME, name.as_bytes());
                 }
                 option(buffer, pcapng::OPTION_RESOLUTION, &[9]);
-                option(buffer, OPTION_END, &[]);
+                option(buffer, pcapng::OPTION_END, &[]);
             });
             self.interfaces.insert(key, next);
             next
@@ -571,7 +547,7 @@ impl CaptureWriter {
                         buffer.extend_from_slice(&timestamp.to_le_bytes());
                         option(buffer, OPTION_RECEIVED, &received.to_le_bytes());
                         option(buffer, OPTION_DROPPED, &dropped.to_le_bytes());
-                        option(buffer, OPTION_END, &[]);
+                        option(buffer, pcapng::OPTION_END, &[]);
                     });
                 }
             }

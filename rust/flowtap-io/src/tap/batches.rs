@@ -7,12 +7,14 @@ use flowtap_core::counters::Stats;
 use flowtap_core::engine::{Engine, EngineOptions, Framing};
 use flowtap_core::table::FilterTable;
 
-use crate::files::{CaptureError, CaptureReader};
+use crate::files::{CaptureError, CaptureReader, names};
 
 /// Reads a capture and matches it on demand.
 pub struct CaptureBatches {
     reader: CaptureReader,
     engine: Engine,
+    /// How many of the file's interfaces the engine knows by name.
+    named: usize,
     last_ns: u64,
     ended: bool,
     /// Damage that was met behind frames whose copies had to be returned first.
@@ -36,6 +38,7 @@ impl CaptureBatches {
         Ok(Self {
             reader: CaptureReader::open(path)?,
             engine: Engine::new(table, options),
+            named: 0,
             last_ns: 0,
             ended: false,
             damage: None,
@@ -59,8 +62,14 @@ impl CaptureBatches {
             return Ok(false);
         }
         for _ in 0..frames {
-            let frame = match self.reader.next_frame() {
-                Ok(Some(frame)) => frame,
+            let frame = match self.reader.next_with_interfaces() {
+                Ok(Some((frame, interfaces))) => {
+                    if interfaces.len() != self.named {
+                        self.named = interfaces.len();
+                        self.engine.name_interfaces(names(interfaces, None));
+                    }
+                    frame
+                }
                 Ok(None) => {
                     self.ended = true;
                     self.engine.flush(self.last_ns, batch, &mut ());

@@ -11,7 +11,7 @@ use flowtap_core::table::FilterTable;
 
 use super::{Pace, PlayOptions, Shared, TapStats};
 use crate::export::{ExportOptions, Exporter};
-use crate::files::{CaptureError, CaptureReader};
+use crate::files::{CaptureError, CaptureReader, names};
 use crate::swap::TableReader;
 
 /// Frames between two looks at the owner while frames come without a pause.
@@ -173,13 +173,13 @@ impl<'a> Worker<'a> {
         }
     }
 
-    /// Waits for the first criterion, where that is asked for; true if the worker is to stop.
+    /// Waits for the first criteria, where that is asked for; true if the worker is to stop.
     fn wait_for_criteria(&mut self) -> bool {
         loop {
             if self.look() {
                 return true;
             }
-            if !self.options.wait_for_criteria || !self.engine.table().slots().is_empty() {
+            if self.engine.table().slots().len() >= self.options.wait_for_criteria {
                 return false;
             }
             std::thread::park_timeout(LONGEST_SLEEP);
@@ -221,9 +221,17 @@ impl<'a> Worker<'a> {
                 Err(error) => return (Left::Damaged(error), frames),
             };
             let mut until_look = FRAMES_PER_LOOK;
+            let mut named = 0;
             loop {
-                let frame = match reader.next_frame() {
-                    Ok(Some(frame)) => frame,
+                let frame = match reader.next_with_interfaces() {
+                    Ok(Some((frame, interfaces))) => {
+                        if interfaces.len() != named {
+                            named = interfaces.len();
+                            let unnamed = self.options.interface.as_deref();
+                            self.engine.name_interfaces(names(interfaces, unnamed));
+                        }
+                        frame
+                    }
                     Ok(None) => break,
                     Err(error) => return (Left::Damaged(error), frames),
                 };

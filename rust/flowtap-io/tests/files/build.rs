@@ -13,6 +13,7 @@ pub(crate) struct Owned {
     pub(crate) timestamp_ns: u64,
     pub(crate) original_length_octets: u32,
     pub(crate) interface: u32,
+    pub(crate) direction: Direction,
 }
 
 impl From<Frame<'_>> for Owned {
@@ -23,6 +24,7 @@ impl From<Frame<'_>> for Owned {
             timestamp_ns: frame.timestamp_ns,
             original_length_octets: frame.original_length_octets,
             interface: frame.interface,
+            direction: frame.direction,
         }
     }
 }
@@ -35,6 +37,7 @@ impl Owned {
             timestamp_ns,
             original_length_octets: u32::try_from(data.len()).unwrap(),
             interface: 0,
+            direction: Direction::Unknown,
         }
     }
 
@@ -45,7 +48,7 @@ impl Owned {
             timestamp_ns: self.timestamp_ns,
             original_length_octets: self.original_length_octets,
             interface: self.interface,
-            direction: Direction::Unknown,
+            direction: self.direction,
         }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::io::Cursor;
 
-use flowtap_core::frame::LinkType;
+use flowtap_core::frame::{Direction, LinkType};
 use flowtap_io::files::{Format, WriterOptions};
-use pcap_parser::pcapng::Block;
+use pcap_parser::pcapng::{Block, OptionCode};
 use pcap_parser::{PcapBlockOwned, PcapError, create_reader};
 use proptest::prelude::*;
 
@@ -47,7 +47,18 @@ fn parsed(file: &[u8]) -> Vec<Owned> {
                         let number = first + usize::try_from(packet.if_id).unwrap();
                         let (link_type, resolution) = interfaces[number];
                         let ticks = u64::from(packet.ts_high) << 32 | u64::from(packet.ts_low);
+                        // Two bits of a number whose byte order is the section's.
+                        let flags = packet
+                            .options
+                            .iter()
+                            .find(|option| option.code == OptionCode(2))
+                            .map_or(0, |option| (option.value[0] | option.value[3]) & 3);
                         found.push(Owned {
+                            direction: [
+                                Direction::Unknown,
+                                Direction::Inbound,
+                                Direction::Outbound,
+                            ][usize::from(flags)],
                             link_type,
                             timestamp_ns: ticks * (1_000_000_000 / resolution),
                             original_length_octets: packet.origlen,

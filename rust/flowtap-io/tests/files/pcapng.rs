@@ -1,6 +1,6 @@
 //! pcapng.
 
-use flowtap_core::frame::LinkType;
+use flowtap_core::frame::{Direction, LinkType};
 use flowtap_io::files::{CaptureErrorKind, MAX_INTERFACES, MAX_RECORD_OCTETS};
 use proptest::prelude::*;
 
@@ -181,7 +181,7 @@ fn other_blocks_are_passed_over() {
 }
 
 #[test]
-fn options_after_the_packet_are_no_part_of_it() {
+fn options_after_the_packet_tell_its_direction_and_are_no_part_of_it() {
     let octets = || Octets::new(false);
     let content = octets()
         .u32(0)
@@ -197,7 +197,11 @@ fn options_after_the_packet_are_no_part_of_it() {
         .interface(1, 0, &[])
         .block(6, &content)
         .octets;
-    assert_eq!(frames(&file), [Owned::new(b"hello", 9_000)]);
+    let expected = Owned {
+        direction: Direction::Inbound,
+        ..Owned::new(b"hello", 9_000)
+    };
+    assert_eq!(frames(&file), [expected]);
 }
 
 #[test]
