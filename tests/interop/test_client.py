@@ -69,24 +69,29 @@ class UdpRelay:
         self._back = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._client: tuple[str, int] | None = None
         self._replies = 0
-        for run in (self._forth, self._home):
-            threading.Thread(target=run, daemon=True).start()
+        self._closed = False
+        # Closing a socket wakes nobody who waits for it.
+        for each in (self._front, self._back):
+            each.settimeout(0.1)
+        self._threads = [threading.Thread(target=run) for run in (self._forth, self._home)]
+        for thread in self._threads:
+            thread.start()
 
     @property
     def port(self) -> int:
         return int(self._front.getsockname()[1])
 
     def _forth(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
+        while not self._closed:
+            with contextlib.suppress(TimeoutError):
                 data, self._client = self._front.recvfrom(65_536)
                 self.requests.append(data)
                 if len(self.requests) not in self.lose_requests:
                     self._back.sendto(data, self._tap)
 
     def _home(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
+        while not self._closed:
+            with contextlib.suppress(TimeoutError):
                 # The first send gives the socket its port.
                 data = self._back.recv(65_536)
                 self._replies += 1
@@ -94,6 +99,9 @@ class UdpRelay:
                     self._front.sendto(data, self._client)
 
     def close(self) -> None:
+        self._closed = True
+        for thread in self._threads:
+            thread.join()
         self._front.close()
         self._back.close()
 
