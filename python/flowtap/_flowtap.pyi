@@ -23,6 +23,8 @@ __all__ = [
     "ReplayReport",
     "Stats",
     "Tap",
+    "UsageFile",
+    "UsageRecord",
     "__version__",
     "capture_link_type",
     "explain",
@@ -78,6 +80,7 @@ class Criteria:
         input_interfaces: Sequence[str] = (),
         output_interfaces: Sequence[str] = (),
         circuit: bool = False,
+        usage: UsageRecord | None = None,
     ) -> Self: ...
     @property
     def id(self) -> int: ...
@@ -413,6 +416,22 @@ class Receiver:
     @property
     def streams(self) -> list[tuple[str, int, int, int, int]]: ...
     def close(self) -> None: ...
+
+@final
+class UsageRecord:
+    """The counts of one criterion in a usage file; while it is held, the criterion counts there."""
+
+@final
+class UsageFile:
+    """What criteria have used, in a file that outlives the process."""
+
+    def __new__(cls, path: str, boot_id: bytes) -> Self: ...
+    def reserve(
+        self, id: int, packets: int, octets: int, last_match_ns: int | None, now_ns: int
+    ) -> UsageRecord: ...
+    def publish(self) -> None: ...
+    def write(self, stats: Stats, wall_ns: int, monotonic_ns: int) -> None: ...
+    def finish(self) -> None: ...
 
 def keep_rights(names: Sequence[str]) -> None: ...
 def rights_held() -> list[str]: ...

@@ -133,13 +133,14 @@ host_key_file = "host_key"
 def start(directory: Path, *inside: str) -> Tap:
     """Starts the daemon of a configuration, in a network namespace where words lead into one."""
     log = (directory / "log").open("ab")
+    before = (directory / "log").read_text().count("DTCP over SSH on")
     process = subprocess.Popen(
         [*inside, sys.executable, "-m", "flowtap", "run", "--config", str(directory / "flowtap.toml")],
         stderr=log,
     )
     log.close()
     deadline = time.monotonic() + 15
-    while "DTCP over SSH on" not in (directory / "log").read_text():
+    while (directory / "log").read_text().count("DTCP over SSH on") == before:
         assert process.poll() is None, (directory / "log").read_text()
         assert time.monotonic() < deadline
         time.sleep(0.05)

@@ -110,7 +110,7 @@ host_key_file = "host_key"
         else:
             source = FilterText(source=f"192.0.2.{self.random.randrange(1, 40)}")
             is_static = self.random.random() < 0.7
-            times = Timeouts() if is_static else Timeouts(total_s=3600)
+            times = Timeouts() if is_static else Timeouts(total_s=3600, packets=10**9)
             request = AddRequest(
                 V7, "md", seq, ("cd1",), source, times, static=is_static, extensions=DELIVERY
             )

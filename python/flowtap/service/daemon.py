@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from typing import TYPE_CHECKING, Any
+import uuid
+from typing import TYPE_CHECKING, Any, Final
 
 import asyncssh
 
 from flowtap import FilterTable, Tap
-from flowtap._flowtap import rights_held
+from flowtap._flowtap import UsageFile, rights_held
 from flowtap.config import LoadedConfiguration, load, read_secret
 from flowtap.config.schema import endpoint
 from flowtap.control import ControlPlane, PortError
@@ -32,7 +33,7 @@ from flowtap.service.ssh import SshService
 from flowtap.service.store import SqlStore
 from flowtap.service.tasking import TaskingLoop
 from flowtap.service.udp import UdpService
-from flowtap.service.usage import read_usage, usage_paths
+from flowtap.service.usage import read_usage, usage_path
 from flowtap.service.views import Views, may_view
 
 if TYPE_CHECKING:
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 __all__ = ["Daemon", "check", "serve"]
 
 _LOG = logging.getLogger(__name__)
+
+USAGE_S: Final = 1
+"""After a crash, so much of what criteria without budgets have counted may not be known."""
 
 
 def _host_key(configuration: LoadedConfiguration) -> asyncssh.SSHKey:
@@ -127,7 +131,13 @@ class Daemon:
             broker=broker.socket,
             interface=next(iter(replay.interfaces), None) if replay is not None else None,
         )
-        data_plane = TapDataPlane(self._tap, places)
+        usage = usage_path(self._store_path)
+        self._used_before = read_usage(usage)
+        try:
+            self._usage = UsageFile(str(usage), uuid.UUID(clock.boot_id()).bytes)
+        except OSError as error:
+            raise ConfigurationError(f"store.path: {error.strerror}", key="store.path") from None
+        data_plane = self._data_plane = TapDataPlane(self._tap, places, self._usage)
         self._control = ControlPlane(
             policy=policy(values),
             store=self._store,
@@ -222,6 +232,7 @@ class Daemon:
             asyncio.create_task(self._udp.run()),
             asyncio.create_task(self._show.run()),
             asyncio.create_task(self._watch_broker()),
+            asyncio.create_task(self._keep_usage()),
         ]
         waiting = asyncio.create_task(ended.wait())
         for address, port in self.addresses:
@@ -239,6 +250,9 @@ class Daemon:
                 task.cancel()
             await asyncio.gather(*tasks, waiting, return_exceptions=True)
             stats = await asyncio.to_thread(self._tap.stop)
+            now = clock.now()
+            self._usage.write(stats, clock.wall_ns(now), now.monotonic_ns)
+            self._usage.finish()
             self._notifier.close()
             self._store.close()
         return stats
@@ -259,22 +273,32 @@ class Daemon:
         """Goes on with what an earlier run has left, and tells every control source that had something."""
         rows = self._store.running()
         if not rows:
+            self._usage.publish()
             return
-        usage = read_usage(usage_paths(self._store_path))
         try:
             await self._tasking.act(
                 self._control.restore,
                 rows,
-                usage,
+                self._used_before,
                 ended_without_record=self._store.ended_without_record,
                 boot_id=clock.boot_id(),
                 now=clock.now(),
             )
         except PortError as error:
             raise DataPlaneError(f"what an earlier run has left cannot go on: {error}") from None
+        self._usage.publish()
         now = clock.now()
         for each in await self._tasking.act(self._control.resumed, now):
             self._tasking.tell(each, now)
+
+    async def _keep_usage(self) -> None:
+        """Writes down what was used, each second."""
+        while True:
+            await asyncio.sleep(USAGE_S)
+            try:
+                await self._tasking.act(self._data_plane.write_usage)
+            except PortError as error:
+                _LOG.error("what was used could not be written down: %s", error)
 
     def _begin_reload(self) -> None:
         self._reloading = asyncio.create_task(self._reload())

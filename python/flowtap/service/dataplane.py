@@ -12,17 +12,20 @@ from flowtap.control import lifetime
 from flowtap.control.authorize import minimised
 from flowtap.control.model import NANOSECONDS, Count
 from flowtap.control.ports import PortError, ScopeFault
+from flowtap.service import clock
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from flowtap import Stats, Tap
+    from flowtap._flowtap import UsageFile
     from flowtap.control.model import Intercept
     from flowtap.dtcp import Delivery
     from flowtap.service.places import Places
 
 __all__ = ["LostCopies", "TapDataPlane"]
 
+_LIMITS: Final = ("timeout_idle_s", "timeout_total_s", "timeout_packets", "timeout_octets")
 _COUNTER_MAX: Final = 2**64 - 1
 _NOTHING: Final = Count()
 _Outer = tuple[str, "Delivery", bool]
@@ -38,7 +41,7 @@ class _Lifetime(TypedDict):
 
 
 def _lifetime(intercept: Intercept) -> _Lifetime:
-    """What ends it, as the engine counts: budgets from the criterion's beginning, a zero is none."""
+    """What ends it: budgets count from the criterion's beginning, over all runs; a zero is none."""
     times = intercept.timeouts
     end_ns = lifetime.end_ns(intercept)
 
@@ -49,8 +52,8 @@ def _lifetime(intercept: Intercept) -> _Lifetime:
         timeout_idle_s=times.idle_s or None,
         # From the beginning of the clock, so that what began in an earlier boot can be said as well.
         timeout_total_s=None if end_ns is None else max(end_ns, 0) / NANOSECONDS,
-        timeout_packets=budget(times.packets, intercept.packets_base - intercept.carried.packets),
-        timeout_octets=budget(times.octets, intercept.octets_base - intercept.carried.octets),
+        timeout_packets=budget(times.packets, intercept.packets_base),
+        timeout_octets=budget(times.octets, intercept.octets_base),
         total_since_ns=0,
         idle_since_ns=max(intercept.idle_since_ns, 0),
     )
@@ -93,11 +96,13 @@ class TapDataPlane:
     Args:
         tap: A running tap, with no criteria yet.
         places: Its interfaces, as control sources name them.
+        usage: Keeps what criteria have used.
     """
 
-    def __init__(self, tap: Tap, places: Places) -> None:
+    def __init__(self, tap: Tap, places: Places, usage: UsageFile) -> None:
         self._tap = tap
         self._places = places
+        self._usage = usage
         self._table = FilterTable.compile([])
         self._labels: dict[_Outer, str] = {}
         self._uses: Counter[_Outer] = Counter()
@@ -125,10 +130,12 @@ class TapDataPlane:
         )
         try:
             table = self._table.changed(
-                sorted(going), [_criteria(each, labels, self._places) for each in start], destinations
+                sorted(going), [self._criteria(each, labels) for each in start], destinations
             )
+            # Whoever comes after a crash must find what has been used, before more is.
+            self._usage.publish()
             self._tap.install(table)
-        except (DataPlaneError, ValueError) as error:
+        except (DataPlaneError, OSError, ValueError) as error:
             raise PortError(str(error)) from None
         except ScopeFault:
             # What it was may have been a subject's.
@@ -139,6 +146,34 @@ class TapDataPlane:
             del self._active[number]
         self._active.update({each.criteria_id: each for each in start})
         self._carried.update({each.criteria_id: each.carried for each in start if each.carried.packets})
+
+    def _criteria(self, intercept: Intercept, labels: Mapping[_Outer, str]) -> Criteria:
+        text = minimised(intercept.filter, intercept.excluded)
+        scope = intercept.scope
+        limits = _lifetime(intercept)
+        # What is replaced goes on counting where it does.
+        before = _NOTHING if intercept.criteria_id in self._active else intercept.carried
+        record = self._usage.reserve(
+            intercept.criteria_id, before.packets, before.octets, None, clock.now().monotonic_ns
+        )
+        is_limited = any(limits[name] is not None for name in _LIMITS)
+        return Criteria(
+            intercept.criteria_id,
+            source=text.source,
+            destination=text.destination,
+            protocol=text.protocol,
+            source_port=text.source_port,
+            destination_port=text.destination_port,
+            icmp_type=text.icmp_type,
+            icmp_code=text.icmp_code,
+            deliver_to=[labels[outer] for outer in dict.fromkeys(_outers(intercept))],
+            ip_version=scope.ip_version,
+            input_interfaces=self._places.inputs(scope),
+            output_interfaces=self._places.outputs(scope),
+            circuit=scope.is_circuit,
+            usage=record if is_limited else None,
+            **limits,
+        )
 
     def _relabelled(self, used: Counter[_Outer]) -> dict[_Outer, str]:
         """The labels when so many more criteria use each outer header; the same object where none changes."""
@@ -172,6 +207,15 @@ class TapDataPlane:
             for criteria_id, packets, octets in each.lost
         ]
 
+    def write_usage(self) -> None:
+        """Writes down what was used, and a sign of life.
+
+        Raises:
+            PortError: The tap failed.
+        """
+        now = clock.now()
+        self._usage.write(self.stats(), clock.wall_ns(now), now.monotonic_ns)
+
     def stats(self) -> Stats:
         """The tap's account.
 
@@ -182,27 +226,6 @@ class TapDataPlane:
             return self._tap.stats()
         except DataPlaneError as error:
             raise PortError(str(error)) from None
-
-
-def _criteria(intercept: Intercept, labels: Mapping[_Outer, str], places: Places) -> Criteria:
-    scope = intercept.scope
-    text = minimised(intercept.filter, intercept.excluded)
-    return Criteria(
-        intercept.criteria_id,
-        source=text.source,
-        destination=text.destination,
-        protocol=text.protocol,
-        source_port=text.source_port,
-        destination_port=text.destination_port,
-        icmp_type=text.icmp_type,
-        icmp_code=text.icmp_code,
-        deliver_to=[labels[outer] for outer in dict.fromkeys(_outers(intercept))],
-        ip_version=scope.ip_version,
-        input_interfaces=places.inputs(scope),
-        output_interfaces=places.outputs(scope),
-        circuit=scope.is_circuit,
-        **_lifetime(intercept),
-    )
 
 
 def _label(outer: _Outer, labels: Mapping[_Outer, str]) -> str:

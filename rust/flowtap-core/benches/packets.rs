@@ -88,6 +88,7 @@ fn host(id: u64, address: u32) -> Entry {
         criteria: Criteria::parse(&text).expect("a host"),
         destinations: Vec::new(),
         lifetime: Lifetime::default(),
+        used: None,
         own: false,
         scope: Scope::default(),
     }

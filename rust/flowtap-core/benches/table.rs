@@ -30,6 +30,7 @@ fn entry(id: u64, text: &CriteriaText<'_>) -> Entry {
         criteria: Criteria::parse(text).expect("a filter that makes sense"),
         destinations: Vec::new(),
         lifetime: Lifetime::default(),
+        used: None,
         own: false,
         scope: Scope::default(),
     }

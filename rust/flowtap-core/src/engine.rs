@@ -13,7 +13,7 @@ use crate::fragments::{FragmentLimits, FragmentMemory, HeldFrame};
 use crate::frame::{Direction, Frame};
 use crate::local::LocalAddresses;
 use crate::packet::Address;
-use crate::table::{Destination, FilterTable, Lifetime, Passage, Slot, Way};
+use crate::table::{Destination, FilterTable, Lifetime, Passage, Slot, Used, Way};
 
 /// What the engine writes into the batch for a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -85,11 +85,11 @@ struct CriterionState {
 
 impl CriterionState {
     /// Whether a lifetime has run out.
-    fn has_ended(&self, lifetime: &Lifetime, now_ns: u64) -> bool {
+    fn has_ended(&self, lifetime: &Lifetime, used: &Used, now_ns: u64) -> bool {
         let age_ns = |since: Option<u64>| since.map_or(0, |since| now_ns.saturating_sub(since));
         let in_force = lifetime.total_since_ns.or(self.since_ns);
-        let idle_since = self
-            .last_match_ns
+        let idle_since = used
+            .last_match_ns()
             .max(lifetime.idle_since_ns)
             .or(self.since_ns);
         lifetime
@@ -98,8 +98,7 @@ impl CriterionState {
             || lifetime
                 .idle_ns
                 .is_some_and(|limit| age_ns(idle_since) >= limit)
-            || lifetime.packets.is_some_and(|limit| self.packets >= limit)
-            || lifetime.octets.is_some_and(|limit| self.octets >= limit)
+            || used.is_spent(lifetime)
     }
 }
 
@@ -198,6 +197,9 @@ impl Engine {
         let mut moved: Vec<(usize, Option<CriterionState>)> = Vec::new();
         self.table.differing_slots(&table, |number| {
             let (old, new) = (self.table.slot(number), table.slot(number));
+            if let Some(new) = new {
+                self.hand_on(new);
+            }
             if let (Some(new), Ok(at)) = (new, usize::try_from(number))
                 && old.map(Slot::id) != Some(new.id())
             {
@@ -264,6 +266,27 @@ impl Engine {
             .ok()
             .and_then(|at| self.interface_numbers.get(at).copied().flatten());
         Passage { way, interface }
+    }
+
+    /// Lets a criterion of another table go on from what that with its id has used.
+    fn hand_on(&self, new: &Slot) {
+        let Some((_, used)) = new.limits() else {
+            return;
+        };
+        let Some(old) = self.table.slot_of(new.id()) else {
+            return;
+        };
+        match self.table.slot(old).and_then(Slot::limits) {
+            Some((_, before)) if std::ptr::eq(before, used) => {}
+            Some((_, before)) => {
+                let (packets, octets, last_match_ns) = before.counts();
+                used.raise(packets, octets, last_match_ns);
+            }
+            None => {
+                let state = self.state(old).unwrap_or_default();
+                used.raise(state.packets, state.octets, state.last_match_ns);
+            }
+        }
     }
 
     /// The states of another table's destinations: those of the present ones with the same names.
@@ -384,8 +407,8 @@ impl Engine {
             self.table.slot(number).is_some_and(|slot| {
                 slot.admits(passage)
                     && !slot
-                        .lifetime()
-                        .is_some_and(|lifetime| state.has_ended(lifetime, now_ns))
+                        .limits()
+                        .is_some_and(|(lifetime, used)| state.has_ended(lifetime, used, now_ns))
             })
         })
     }
@@ -580,9 +603,9 @@ impl Engine {
             if !slot.admits(copied.passage) {
                 continue;
             }
-            if slot
-                .lifetime()
-                .is_some_and(|lifetime| state.has_ended(lifetime, now_ns))
+            if let Some((lifetime, used)) = slot.limits()
+                && (state.has_ended(lifetime, used, now_ns)
+                    || !used.take(lifetime, copied.length_octets.into(), now_ns))
             {
                 continue;
             }

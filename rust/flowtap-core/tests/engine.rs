@@ -24,6 +24,7 @@ fn criterion(id: u64, text: &CriteriaText<'_>, destinations: &[u32]) -> Entry {
         criteria: Criteria::parse(text).unwrap(),
         destinations: destinations.to_vec(),
         lifetime: Lifetime::default(),
+        used: None,
         own: false,
         scope: Scope::default(),
     }

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use flowtap_core::batch::CopyBatch;
-use flowtap_core::engine::{Engine, EngineOptions};
+use flowtap_core::engine::{Engine, EngineOptions, Verdict};
 use flowtap_core::frame::LinkType;
 use flowtap_core::table::{Destination, Entry, FilterTable, Lifetime};
 use frames::{frame, ipv4, udp};
@@ -155,4 +155,51 @@ proptest! {
             prop_assert_eq!(stats, compiling.stats());
         }
     }
+}
+
+/// Engines that share a table share budgets, and what is used stays used when the table changes.
+#[test]
+fn budgets_are_shared() {
+    let limited = |packets| Entry {
+        lifetime: Lifetime {
+            packets: Some(packets),
+            ..Lifetime::default()
+        },
+        ..from(1, "192.0.2.1")
+    };
+    let table = Arc::new(FilterTable::compile(vec![limited(5)], Vec::new()).unwrap());
+    let options = EngineOptions::default();
+    let mut engines = [
+        Engine::new(Arc::clone(&table), options),
+        Engine::new(table, options),
+    ];
+    let packet = ipv4([192, 0, 2, 1], [198, 51, 100, 1], 17, &udp(1, 2, b""));
+    let matched = |engine: &mut Engine| {
+        let mut batch = CopyBatch::new();
+        let frame = frame(&packet, LinkType::Raw);
+        engine.process(&frame, 1, &mut batch, &mut ()) == Verdict::Matched
+    };
+    for at in 0..8 {
+        assert_eq!(matched(&mut engines[at % 2]), at < 5);
+    }
+    // The same criterion with a larger budget, in a table that knows nothing of the old one.
+    let renewed = Arc::new(FilterTable::compile(vec![limited(7)], Vec::new()).unwrap());
+    for engine in &mut engines {
+        engine.install(Arc::clone(&renewed));
+    }
+    for at in 0..4 {
+        assert_eq!(matched(&mut engines[at % 2]), at < 2);
+    }
+    let changed = engines[0].table().changed(&[1], vec![limited(8)], None);
+    let changed = Arc::new(changed.unwrap());
+    for engine in &mut engines {
+        engine.install(Arc::clone(&changed));
+    }
+    for at in 0..4 {
+        assert_eq!(matched(&mut engines[at % 2]), at < 1);
+    }
+    let packets = engines
+        .iter()
+        .map(|engine| engine.stats().criteria[0].packets);
+    assert_eq!(packets.sum::<u64>(), 8);
 }

@@ -43,6 +43,7 @@ fn entry(id: u64, text: &CriteriaText<'_>, scope: Scope) -> Entry {
         criteria: Criteria::parse(text).unwrap(),
         destinations: Vec::new(),
         lifetime: Lifetime::default(),
+        used: None,
         own: false,
         scope,
     }

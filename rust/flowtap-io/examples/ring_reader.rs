@@ -34,6 +34,7 @@ fn engine() -> Result<Engine, Box<dyn Error>> {
         criteria,
         destinations: Vec::new(),
         lifetime: Lifetime::default(),
+        used: None,
         own: false,
         scope: Scope::default(),
     };

@@ -11,3 +11,4 @@ pub mod replay;
 pub mod rights;
 pub mod swap;
 pub mod tap;
+pub mod usage;

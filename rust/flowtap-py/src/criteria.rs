@@ -1,16 +1,18 @@
 //! Filters and content destinations.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use flowtap_core::criteria::{
     AddressSpace as CoreSpace, Criteria as CoreCriteria, CriteriaText, IpFamily,
 };
-use flowtap_core::table::{Lifetime, Scope};
+use flowtap_core::table::{Lifetime, Scope, UsedPlace};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
 
 use crate::errors;
+use crate::usage::UsageRecord;
 
 const NANOSECONDS_PER_SECOND: f64 = 1e9;
 
@@ -54,6 +56,7 @@ pub(crate) struct Criteria {
     pub(crate) lifetime: Lifetime,
     pub(crate) own: bool,
     pub(crate) scope: Scope,
+    pub(crate) used: Option<Arc<dyn UsedPlace>>,
 }
 
 impl Criteria {
@@ -97,7 +100,7 @@ impl Criteria {
         destination_port=None, icmp_type=None, icmp_code=None, deliver_to=Vec::new(),
         timeout_idle_s=None, timeout_total_s=None, timeout_packets=None, timeout_octets=None,
         total_since_ns=None, idle_since_ns=None, own=false, ip_version=None,
-        input_interfaces=Vec::new(), output_interfaces=Vec::new(), circuit=false))]
+        input_interfaces=Vec::new(), output_interfaces=Vec::new(), circuit=false, usage=None))]
     #[expect(
         clippy::too_many_arguments,
         reason = "a criterion has that many fields"
@@ -123,6 +126,7 @@ impl Criteria {
         input_interfaces: Vec<String>,
         output_interfaces: Vec<String>,
         circuit: bool,
+        usage: Option<&UsageRecord>,
     ) -> PyResult<Self> {
         let family = match ip_version {
             None => None,
@@ -170,6 +174,7 @@ impl Criteria {
                 outputs: output_interfaces,
                 circuit,
             },
+            used: usage.map(|record| Arc::clone(&record.0) as Arc<dyn UsedPlace>),
         })
     }
 

@@ -17,6 +17,7 @@ mod rights;
 mod stats;
 mod table;
 mod tap;
+mod usage;
 
 use pyo3::prelude::*;
 
@@ -36,6 +37,7 @@ mod _flowtap {
         stats::{CriterionStats, DestinationStats, Stats},
         table::FilterTable,
         tap::Tap,
+        usage::{UsageFile, UsageRecord},
     };
     use pyo3::prelude::*;
 

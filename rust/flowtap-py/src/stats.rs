@@ -104,6 +104,12 @@ impl Stats {
         self.exports.iter().flat_map(HashMap::values).map(of).sum()
     }
 
+    /// What every criterion has counted: id, packets, octets, last match.
+    pub(crate) fn criteria_counts(&self) -> impl Iterator<Item = (u64, u64, u64, Option<u64>)> {
+        let criteria = self.core.criteria.iter();
+        criteria.map(|each| (each.id, each.packets, each.octets, each.last_match_ns))
+    }
+
     pub(crate) fn of_engine(core: CoreStats) -> PyResult<Self> {
         Self::new(core, None, 0)
     }

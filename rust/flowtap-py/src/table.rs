@@ -64,6 +64,7 @@ fn entries(criteria: &Bound<'_, PyAny>, destinations: &[Destination]) -> PyResul
             criteria: given.filter.clone(),
             destinations,
             lifetime: given.lifetime,
+            used: given.used.clone(),
             own: given.own,
             scope: given.scope.clone(),
         });

@@ -55,6 +55,7 @@ fn entry(
         criteria: Criteria::parse(&text).ok()?,
         destinations: Vec::new(),
         lifetime: Lifetime::default(),
+        used: None,
         own: false,
         scope: Scope::default(),
     })

@@ -8,6 +8,7 @@ from pathlib import Path
 from scene import DELIVERY, OTHER_DELIVERY, V7, principal
 
 from flowtap import FilterTable, Tap
+from flowtap._flowtap import UsageFile
 from flowtap.control import (
     ContentDestination,
     ControlPlane,
@@ -31,7 +32,7 @@ CAPTURE = Path(__file__).parents[2] / "captures" / "dns.pcap"
 def test_counters_time_outs_and_the_table_of_a_running_tap(tmp_path: Path) -> None:
     store = SqlStore(tmp_path / "s.db")
     tap = Tap.replay([str(CAPTURE)], FilterTable.compile([]), pace="fast", wait_for_criteria=1, export=False)
-    data_plane = TapDataPlane(tap, PLACES)
+    data_plane = TapDataPlane(tap, PLACES, UsageFile(str(tmp_path / "s.db-usage"), bytes(16)))
     control = ControlPlane(
         policy=Policy({"md": ControlSource("md")}, {"cd1": ContentDestination("cd1", DELIVERY)}),
         store=store,

@@ -54,8 +54,10 @@ mod scope;
 mod sketch;
 mod trie;
 mod upper;
+mod used;
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 pub use self::anchors::{
     AnchorChanges, AnchorDifference, AnchorPrefix, Anchors, FamilyAnchorChanges, FamilyAnchors,
@@ -69,6 +71,7 @@ use self::register::Register;
 pub use self::register::Slots;
 use self::scope::{Compiled, Interfaces};
 pub use self::scope::{Passage, Scope, Way};
+pub use self::used::{Used, UsedPlace};
 use crate::criteria::Criteria;
 
 /// What ends a criterion. Time runs on the engine's `now_ns`.
@@ -109,6 +112,8 @@ pub struct Entry {
     pub destinations: Vec<u32>,
     /// What ends it.
     pub lifetime: Lifetime,
+    /// Where it is counted what a limited criterion has used; None for a place of its own.
+    pub used: Option<Arc<dyn UsedPlace>>,
     /// Traffic of the tap itself, which is never copied whatever the others say.
     pub own: bool,
     /// Where frames must pass.
@@ -213,6 +218,8 @@ pub struct Slot {
 #[derive(Clone, Debug)]
 struct Special {
     lifetime: Lifetime,
+    /// There where the lifetime is limited.
+    used: Option<Arc<dyn UsedPlace>>,
     own: bool,
     scope: Option<Box<Compiled>>,
     /// The numbers of further destinations.
@@ -230,10 +237,11 @@ impl Slot {
         &self.criteria
     }
 
-    /// What ends it, None where nothing does.
-    pub fn lifetime(&self) -> Option<&Lifetime> {
+    /// What ends it and what it has used, None where nothing ends it.
+    pub fn limits(&self) -> Option<(&Lifetime, &Used)> {
         let special = self.special.as_deref()?;
-        (!special.lifetime.is_unlimited()).then_some(&special.lifetime)
+        let used = special.used.as_ref()?;
+        Some((&special.lifetime, used.used()))
     }
 
     /// Whether this is traffic of the tap itself.
@@ -378,6 +386,8 @@ impl FilterTable {
                 special: is_special.then(|| {
                     Box::new(Special {
                         lifetime: entry.lifetime,
+                        used: (!entry.lifetime.is_unlimited())
+                            .then(|| entry.used.unwrap_or_else(|| Arc::new(Used::default()))),
                         own: entry.own,
                         scope,
                         destinations: further.into(),

@@ -121,6 +121,7 @@ pub(crate) fn entries(rules: &[Rule]) -> Vec<Entry> {
             criteria: entry(rule),
             destinations: Vec::new(),
             lifetime: Lifetime::default(),
+            used: None,
             own: false,
             scope: Scope::default(),
         })

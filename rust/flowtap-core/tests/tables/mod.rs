@@ -16,6 +16,7 @@ pub(crate) fn entry(id: u64, text: &CriteriaText<'_>) -> Entry {
         criteria: Criteria::parse(text).unwrap(),
         destinations: Vec::new(),
         lifetime: Lifetime::default(),
+        used: None,
         own: false,
         scope: Scope::default(),
     }
@@ -190,6 +191,7 @@ pub(crate) fn any_entry() -> impl Strategy<Value = Option<Entry>> {
                 criteria,
                 destinations: Vec::new(),
                 lifetime: Lifetime::default(),
+                used: None,
                 own: false,
                 scope: Scope::default(),
             })
