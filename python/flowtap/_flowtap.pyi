@@ -18,6 +18,7 @@ __all__ = [
     "Explanation",
     "FilterTable",
     "LinkType",
+    "RateLimit",
     "Receiver",
     "Replay",
     "ReplayReport",
@@ -81,6 +82,7 @@ class Criteria:
         output_interfaces: Sequence[str] = (),
         circuit: bool = False,
         usage: UsageRecord | None = None,
+        rate: RateLimit | None = None,
     ) -> Self: ...
     @property
     def id(self) -> int: ...
@@ -104,6 +106,13 @@ class Criteria:
     def overlaps(self, other: Criteria) -> bool: ...
     def same_filter(self, other: Criteria) -> bool: ...
     def narrowness(self, family: Literal[4, 6]) -> int | None: ...
+
+@final
+class RateLimit:
+    """The most that may be copied a second, shared by all criteria that have it; 0 for any number."""
+
+    def __new__(cls, packets_per_s: int = 0, bits_per_s: int = 0) -> Self: ...
+    def set(self, packets_per_s: int, bits_per_s: int) -> None: ...
 
 @final
 class AddressSpace:

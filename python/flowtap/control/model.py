@@ -73,8 +73,6 @@ class ControlSource:
         narrowest_v4: Criteria must be at least as narrow as an IPv4 prefix of this length; 0 for no bound.
         narrowest_v6: The same for IPv6.
         max_criteria: Most criteria at one time.
-        max_packets_per_s: Most packets a second that are copied for it; 0 for no bound.
-        max_bits_per_s: Most bits a second; 0 for no bound.
         max_lifetime_s: Longest lifetime of a criterion, static ones too; 0 for no bound.
         minimum_priority: Is added to the priority of its criteria; the lower number is the better one.
         needs_order: Every ADD must name an order and its end.
@@ -88,8 +86,6 @@ class ControlSource:
     narrowest_v4: int = 0
     narrowest_v6: int = 0
     max_criteria: int = 10_000
-    max_packets_per_s: int = 0
-    max_bits_per_s: int = 0
     max_lifetime_s: int = 0
     minimum_priority: int = 0
     needs_order: bool = False

@@ -25,7 +25,7 @@ from flowtap.service.filters import FilterReader
 from flowtap.service.logins import Logins
 from flowtap.service.notify import Notifier
 from flowtap.service.places import Places
-from flowtap.service.policy import policy, recipients, strict_sources
+from flowtap.service.policy import policy, rates, recipients, strict_sources
 from flowtap.service.sd_notify import tell_manager
 from flowtap.service.sequences import SequenceState, StrictOnly
 from flowtap.service.show import ShowService
@@ -138,6 +138,7 @@ class Daemon:
         except OSError as error:
             raise ConfigurationError(f"store.path: {error.strerror}", key="store.path") from None
         data_plane = self._data_plane = TapDataPlane(self._tap, places, self._usage)
+        data_plane.limit(rates(values))
         self._control = ControlPlane(
             policy=policy(values),
             store=self._store,
@@ -314,6 +315,7 @@ class Daemon:
         self._ssh.apply(logins)
         self._udp.logins = self._show.logins = logins
         self._notifier.apply(recipients(configuration.values), logins)
+        await self._tasking.act(self._data_plane.limit, rates(configuration.values))
         ended = await self._tasking.act(self._control.apply_policy, policy(configuration.values), clock.now())
         for each in ended:
             _LOG.warning("criteria %d of %s ended: no longer permitted", each.criteria_id, each.csource_id)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, TypedDict
 
 from flowtap import ContentDestination, Criteria, DataPlaneError, FilterTable
+from flowtap._flowtap import RateLimit
 from flowtap.control import lifetime
 from flowtap.control.authorize import minimised
 from flowtap.control.model import NANOSECONDS, Count
@@ -107,8 +108,26 @@ class TapDataPlane:
         self._labels: dict[_Outer, str] = {}
         self._uses: Counter[_Outer] = Counter()
         self._active: dict[int, Intercept] = {}
+        self._rates: dict[str, RateLimit] = {}
         # Ids are never used again, so that what was carried stays true for counts of any moment.
         self._carried: dict[int, Count] = {}
+
+    def limit(self, rates: Mapping[str, tuple[int, int]]) -> None:
+        """Lets no more be copied for a control source than so many packets and bits a second; 0: any number.
+
+        Raises:
+            PortError: The tap failed.
+        """
+        fresh = set()
+        for csource_id, (packets_per_s, bits_per_s) in rates.items():
+            if csource_id in self._rates:
+                self._rates[csource_id].set(packets_per_s, bits_per_s)
+            elif packets_per_s or bits_per_s:
+                self._rates[csource_id] = RateLimit(packets_per_s, bits_per_s)
+                fresh.add(csource_id)
+        # Criteria of others have none, which keeps the table small.
+        if begin := [each for each in self._active.values() if each.csource_id in fresh]:
+            self.change(begin, ())
 
     def change(self, start: Collection[Intercept], stop: Collection[int]) -> None:
         """Lets intercepts begin, or go on as they are now, and others end.
@@ -172,6 +191,7 @@ class TapDataPlane:
             output_interfaces=self._places.outputs(scope),
             circuit=scope.is_circuit,
             usage=record if is_limited else None,
+            rate=self._rates.get(intercept.csource_id),
             **limits,
         )
 

@@ -13,7 +13,7 @@ from flowtap.service.notify import Recipient
 if TYPE_CHECKING:
     from flowtap.config.schema import Configuration, ContentDestinationSection, ControlSourceSection
 
-__all__ = ["policy", "recipients", "strict_sources"]
+__all__ = ["policy", "rates", "recipients", "strict_sources"]
 
 
 def policy(values: Configuration) -> Policy:
@@ -45,8 +45,6 @@ def _control_source(name: str, source: ControlSourceSection, values: Configurati
         narrowest_v4=max(source.narrowest_prefix_v4, everybody.narrowest_prefix_v4),
         narrowest_v6=max(source.narrowest_prefix_v6, everybody.narrowest_prefix_v6),
         max_criteria=source.max_criteria,
-        max_packets_per_s=source.max_packets_per_s,
-        max_bits_per_s=source.max_bits_per_s,
         max_lifetime_s=source.max_lifetime_s,
         minimum_priority=source.minimum_priority,
         needs_order=source.require_order or everybody.require_order,
@@ -72,6 +70,14 @@ def _content_destination(name: str, section: ContentDestinationSection) -> Conte
             hard_target_bps=section.hard_limit_target_bps,
         ),
     )
+
+
+def rates(values: Configuration) -> dict[str, tuple[int, int]]:
+    """Packets and bits a second that may be copied for each control source; 0 for any number."""
+    return {
+        name: (source.max_packets_per_s, source.max_bits_per_s)
+        for name, source in values.control_source.items()
+    }
 
 
 def recipients(values: Configuration) -> dict[str, Recipient]:

@@ -89,6 +89,7 @@ fn host(id: u64, address: u32) -> Entry {
         destinations: Vec::new(),
         lifetime: Lifetime::default(),
         used: None,
+        rate: None,
         own: false,
         scope: Scope::default(),
     }

@@ -31,6 +31,7 @@ fn entry(id: u64, text: &CriteriaText<'_>) -> Entry {
         destinations: Vec::new(),
         lifetime: Lifetime::default(),
         used: None,
+        rate: None,
         own: false,
         scope: Scope::default(),
     }

@@ -6,7 +6,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use crate::batch::{CopyBatch, CopyRecord, NO_DESTINATION};
-use crate::counters::{CriterionCounters, DestinationCounters, Stats};
+use crate::counters::{CriterionCounters, DestinationCounters, RefusedCopies, Stats};
 use crate::decode::{IpPacket, Outer};
 use crate::encap::flowtap;
 use crate::fragments::{FragmentLimits, FragmentMemory, HeldFrame};
@@ -117,6 +117,7 @@ struct Totals {
     undecodable: u64,
     own: u64,
     matched: u64,
+    matched_whole: u64,
     wanted: u64,
     copied: u64,
     refused: u64,
@@ -148,6 +149,8 @@ pub struct Engine {
     totals: Totals,
     criteria: Vec<CriterionState>,
     destinations: Vec<DestinationState>,
+    /// Refused copies and their octets, by criterion and index of the destination.
+    refused: HashMap<(u64, u32), (u64, u64), RandomState>,
     /// Names of the source's interfaces, and the table's numbers for them.
     interfaces: Vec<Option<String>>,
     interface_numbers: Vec<Option<u32>>,
@@ -176,6 +179,7 @@ impl Engine {
             options,
             fragments: FragmentMemory::new(options.fragments),
             totals: Totals::default(),
+            refused: HashMap::default(),
             interfaces: Vec::new(),
             interface_numbers: Vec::new(),
             local: None,
@@ -223,6 +227,11 @@ impl Engine {
         }
         if !self.table.shares_destinations(&table) {
             self.destinations = self.destinations_of(&table);
+            self.refused = self.refused_of(&table);
+        }
+        if !self.refused.is_empty() {
+            self.refused
+                .retain(|&(id, _), _| table.slot_of(id).is_some());
         }
         self.table = table;
         self.number_interfaces();
@@ -301,6 +310,22 @@ impl Engine {
         others
             .map(|destination| state(destination).unwrap_or_default())
             .collect()
+    }
+
+    /// What was refused, by the indexes of another table's destinations.
+    fn refused_of(&self, table: &FilterTable) -> HashMap<(u64, u32), (u64, u64), RandomState> {
+        let index_of: HashMap<&str, u32, RandomState> = table
+            .destinations()
+            .iter()
+            .map(|destination| destination.id.as_str())
+            .zip(0..)
+            .collect();
+        let others = self.refused.iter().filter_map(|(&(id, index), &refused)| {
+            let index = usize::try_from(index).ok()?;
+            let name = self.table.destinations().get(index)?.id.as_str();
+            Some(((id, *index_of.get(name)?), refused))
+        });
+        others.collect()
     }
 
     /// The state of the criterion in a slot.
@@ -390,6 +415,7 @@ impl Engine {
             (Said::Nothing | Said::Own, _) | (_, Verdict::Matched) => verdict,
             (Said::Match, _) => {
                 self.count(frame, sink);
+                self.totals.matched_whole += 1;
                 if verdict == Verdict::Held {
                     verdict
                 } else {
@@ -614,6 +640,9 @@ impl Engine {
             state.octets += u64::from(copied.length_octets);
             state.last_match_ns = Some(state.last_match_ns.map_or(now_ns, |last| last.max(now_ns)));
             self.totals.wanted += slot.wanted();
+            let is_admitted = slot
+                .rate()
+                .is_none_or(|rate| rate.admit(copied.length_octets.into(), now_ns));
             let record = CopyRecord {
                 start: 0,
                 end: 0,
@@ -623,7 +652,9 @@ impl Engine {
                 timestamp_ns: frame.timestamp_ns,
                 original_length_octets: copied.length_octets,
             };
-            if !slot.is_delivered() {
+            if !slot.is_delivered() && !is_admitted {
+                self.totals.refused += 1;
+            } else if !slot.is_delivered() {
                 if self.options.framing != Framing::Count {
                     batch.push(record, |bytes| bytes.extend_from_slice(copied.octets));
                 }
@@ -653,9 +684,12 @@ impl Engine {
                         }
                         Framing::Payload | Framing::Count => false,
                     };
-                if too_long {
+                if too_long || !is_admitted {
                     account.refused += 1;
                     self.totals.refused += 1;
+                    let refused = self.refused.entry((slot.id(), index)).or_default();
+                    refused.0 += 1;
+                    refused.1 += u64::from(copied.length_octets);
                     continue;
                 }
                 match framing {
@@ -733,6 +767,7 @@ impl Engine {
             undecodable,
             own,
             matched,
+            matched_whole,
             wanted,
             copied,
             refused,
@@ -745,6 +780,7 @@ impl Engine {
             undecodable,
             own,
             matched,
+            matched_whole,
             wanted,
             copied,
             refused,
@@ -767,6 +803,19 @@ impl Engine {
                     wanted: state.wanted,
                     copied: state.copied,
                     refused: state.refused,
+                })
+                .collect(),
+            refused_copies: self
+                .refused
+                .iter()
+                .filter_map(|(&(criteria_id, index), &(copies, octets))| {
+                    let index = usize::try_from(index).ok()?;
+                    Some(RefusedCopies {
+                        criteria_id,
+                        destination_id: self.table.destinations().get(index)?.id.clone(),
+                        copies,
+                        octets,
+                    })
                 })
                 .collect(),
         }

@@ -11,7 +11,7 @@ use flowtap_core::criteria::{Criteria, CriteriaText};
 use flowtap_core::engine::{Engine, EngineOptions, Framing, MatchSink, Verdict};
 use flowtap_core::fragments::FragmentLimits;
 use flowtap_core::frame::{Frame, LinkType};
-use flowtap_core::table::{Destination, Entry, FilterTable, Lifetime, Scope};
+use flowtap_core::table::{Destination, Entry, FilterTable, Lifetime, Rate, Scope};
 use frames::{ethernet, frame, ipv4, ipv4_fragment, ipv6, udp};
 use proptest::prelude::*;
 
@@ -25,6 +25,7 @@ fn criterion(id: u64, text: &CriteriaText<'_>, destinations: &[u32]) -> Entry {
         destinations: destinations.to_vec(),
         lifetime: Lifetime::default(),
         used: None,
+        rate: None,
         own: false,
         scope: Scope::default(),
     }
@@ -477,4 +478,62 @@ proptest! {
             prop_assert!(SlicedPacket::from_ip(batch.copy(at).unwrap()).is_ok());
         }
     }
+}
+
+/// What is more than a control source may have is refused, counted, and told of each criterion and destination.
+#[test]
+fn a_rate_is_shared_and_what_exceeds_it_is_refused() {
+    let rate = Arc::new(Rate::new(10, 0));
+    let limited = |entry: Entry| Entry {
+        rate: Some(Arc::clone(&rate)),
+        ..entry
+    };
+    let entries = vec![
+        limited(from_a(1, &[0, 1])),
+        limited(dns_from_a(2)),
+        from_a(3, &[]),
+    ];
+    let mut engine = engine(entries, 1500);
+    let packet = ipv4(A, B, 17, &udp(1, 53, b"0123"));
+    for _ in 0..5 {
+        process(&mut engine, &packet, 0);
+    }
+    let stats = engine.stats();
+    stats.check().unwrap();
+    // A burst of two passes, one of each: three copies; the criterion without a rate has all of its own.
+    assert_eq!((stats.wanted, stats.copied, stats.refused), (20, 8, 12));
+    let packets: Vec<u64> = stats.criteria.iter().map(|each| each.packets).collect();
+    assert_eq!(packets, [5, 5, 5]);
+    let mut refused = stats.refused_copies;
+    refused.sort_by(|one, other| {
+        (one.criteria_id, &one.destination_id).cmp(&(other.criteria_id, &other.destination_id))
+    });
+    let told: Vec<(u64, &str, u64, u64)> = refused
+        .iter()
+        .map(|each| {
+            (
+                each.criteria_id,
+                each.destination_id.as_str(),
+                each.copies,
+                each.octets,
+            )
+        })
+        .collect();
+    assert_eq!(
+        told,
+        [(1, "cd4", 4, 128), (1, "cd6", 4, 128), (2, "cd4", 4, 128)]
+    );
+    // With other destinations it is told under their names, and forgotten with the criterion.
+    let swapped: Vec<Destination> = destinations().into_iter().rev().collect();
+    let table = engine
+        .table()
+        .changed(&[1], Vec::new(), Some(swapped))
+        .unwrap();
+    engine.install(Arc::new(table));
+    let refused = engine.stats().refused_copies;
+    assert_eq!(refused.len(), 1);
+    assert_eq!(
+        (refused[0].criteria_id, refused[0].destination_id.as_str()),
+        (2, "cd4")
+    );
 }

@@ -44,6 +44,7 @@ fn entry(id: u64, text: &CriteriaText<'_>, scope: Scope) -> Entry {
         destinations: Vec::new(),
         lifetime: Lifetime::default(),
         used: None,
+        rate: None,
         own: false,
         scope,
     }
@@ -109,6 +110,7 @@ fn every_packet_is_asked_about_where_it_enters_or_is_made() {
     let unspecified = ipv4([0; 4], B, 17, &udp(68, 67, b""));
     assert_eq!(ids(&mut engine, &unspecified, 1, OUT), [1]);
     let stats = engine.stats();
+    stats.check().unwrap();
     assert_eq!((stats.frames, stats.matched), (5, 4));
 }
 
@@ -226,6 +228,7 @@ fn circuits_copy_whole_frames_whatever_they_carry() {
     assert_eq!(copies(&mut engine, &on(&arp, 1, IN)), [(2, arp.clone())]);
     assert_eq!(copies(&mut engine, &on(&arp, 1, OUT)), []);
     let stats = engine.stats();
+    stats.check().unwrap();
     assert_eq!((stats.frames, stats.undecodable, stats.matched), (4, 3, 3));
     let octets = u64::try_from(whole.len() + arp.len()).unwrap();
     assert_eq!(
@@ -258,6 +261,7 @@ fn a_frame_of_a_circuit_counts_once_also_where_it_waits_for_its_datagram() {
         engine.process(&frame(packet, LinkType::Raw), 0, &mut batch, &mut told);
     }
     let stats = engine.stats();
+    stats.check().unwrap();
     assert_eq!((stats.matched, told.0), (2, 2));
     let packets: Vec<u64> = stats.criteria.iter().map(|each| each.packets).collect();
     assert_eq!((packets, batch.len()), (vec![2, 2], 4));

@@ -35,6 +35,7 @@ fn engine() -> Result<Engine, Box<dyn Error>> {
         destinations: Vec::new(),
         lifetime: Lifetime::default(),
         used: None,
+        rate: None,
         own: false,
         scope: Scope::default(),
     };

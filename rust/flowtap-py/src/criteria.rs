@@ -6,7 +6,7 @@ use std::sync::Arc;
 use flowtap_core::criteria::{
     AddressSpace as CoreSpace, Criteria as CoreCriteria, CriteriaText, IpFamily,
 };
-use flowtap_core::table::{Lifetime, Scope, UsedPlace};
+use flowtap_core::table::{Lifetime, Rate, Scope, UsedPlace};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -57,6 +57,26 @@ pub(crate) struct Criteria {
     pub(crate) own: bool,
     pub(crate) scope: Scope,
     pub(crate) used: Option<Arc<dyn UsedPlace>>,
+    pub(crate) rate: Option<Arc<Rate>>,
+}
+
+/// The most that may be copied a second, shared by all criteria that have it.
+#[pyclass(frozen, module = "flowtap")]
+pub(crate) struct RateLimit(Arc<Rate>);
+
+#[pymethods]
+impl RateLimit {
+    /// Packets and bits a second; 0 for any number.
+    #[new]
+    #[pyo3(signature = (packets_per_s=0, bits_per_s=0))]
+    fn new(packets_per_s: u64, bits_per_s: u64) -> Self {
+        Self(Arc::new(Rate::new(packets_per_s, bits_per_s)))
+    }
+
+    /// Changes it from now on.
+    fn set(&self, packets_per_s: u64, bits_per_s: u64) {
+        self.0.set(packets_per_s, bits_per_s);
+    }
 }
 
 impl Criteria {
@@ -100,7 +120,7 @@ impl Criteria {
         destination_port=None, icmp_type=None, icmp_code=None, deliver_to=Vec::new(),
         timeout_idle_s=None, timeout_total_s=None, timeout_packets=None, timeout_octets=None,
         total_since_ns=None, idle_since_ns=None, own=false, ip_version=None,
-        input_interfaces=Vec::new(), output_interfaces=Vec::new(), circuit=false, usage=None))]
+        input_interfaces=Vec::new(), output_interfaces=Vec::new(), circuit=false, usage=None, rate=None))]
     #[expect(
         clippy::too_many_arguments,
         reason = "a criterion has that many fields"
@@ -127,6 +147,7 @@ impl Criteria {
         output_interfaces: Vec<String>,
         circuit: bool,
         usage: Option<&UsageRecord>,
+        rate: Option<&RateLimit>,
     ) -> PyResult<Self> {
         let family = match ip_version {
             None => None,
@@ -174,6 +195,7 @@ impl Criteria {
                 outputs: output_interfaces,
                 circuit,
             },
+            rate: rate.map(|rate| Arc::clone(&rate.0)),
             used: usage.map(|record| Arc::clone(&record.0) as Arc<dyn UsedPlace>),
         })
     }

@@ -27,7 +27,7 @@ mod _flowtap {
     #[pymodule_export]
     use crate::{
         buffer::{Copy, CopyBatch},
-        criteria::{AddressSpace, ContentDestination, Criteria},
+        criteria::{AddressSpace, ContentDestination, Criteria, RateLimit},
         engine::{BpfProgram, Engine},
         explain::{Explanation, explain},
         link_type::{LinkType, capture_link_type},

@@ -1,6 +1,6 @@
 //! Frozen accounts.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 use flowtap_core::counters::{CriterionCounters, Stats as CoreStats};
 use flowtap_io::export::ExportCount;
@@ -57,7 +57,7 @@ pub(crate) struct DestinationStats {
     refused: u64,
     exported: u64,
     dropped: u64,
-    /// Criterion, copies and octets of what was dropped.
+    /// Criterion, copies and octets of what was dropped or refused.
     lost: Vec<(u64, u64, u64)>,
     last_error: Option<String>,
 }
@@ -98,6 +98,24 @@ impl Stats {
             exports,
             generation,
         })
+    }
+
+    /// Copies of each criterion that one destination did not get: dropped or refused.
+    fn lost(&self, destination_id: &str, export: Option<&ExportCount>) -> Vec<(u64, u64, u64)> {
+        let dropped = export.into_iter().flat_map(|export| export.lost.iter());
+        let refused = self.core.refused_copies.iter();
+        let refused = refused
+            .filter(|each| each.destination_id == destination_id)
+            .map(|each| (each.criteria_id, each.copies, each.octets));
+        let mut sums: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
+        for (criteria_id, copies, octets) in dropped.chain(refused) {
+            let sum = sums.entry(criteria_id).or_default();
+            sum.0 += copies;
+            sum.1 += octets;
+        }
+        let sums = sums.into_iter();
+        sums.map(|(id, (copies, octets))| (id, copies, octets))
+            .collect()
     }
 
     fn sum(&self, of: impl Fn(&ExportCount) -> u64) -> u64 {
@@ -224,7 +242,7 @@ impl Stats {
                     refused: counters.refused,
                     exported: export.map_or(0, |export| export.exported),
                     dropped: export.map_or(0, |export| export.dropped),
-                    lost: export.map_or_else(Vec::new, |export| export.lost.iter().collect()),
+                    lost: self.lost(&counters.id, export),
                     last_error: export.and_then(|export| export.last_error.clone()),
                 }
             })

@@ -65,6 +65,7 @@ fn entries(criteria: &Bound<'_, PyAny>, destinations: &[Destination]) -> PyResul
             destinations,
             lifetime: given.lifetime,
             used: given.used.clone(),
+            rate: given.rate.clone(),
             own: given.own,
             scope: given.scope.clone(),
         });

@@ -56,6 +56,7 @@ fn entry(
         destinations: Vec::new(),
         lifetime: Lifetime::default(),
         used: None,
+        rate: None,
         own: false,
         scope: Scope::default(),
     })

@@ -48,6 +48,7 @@ mod destinations;
 mod family;
 mod level;
 mod prefix;
+mod rate;
 mod reach;
 mod register;
 mod scope;
@@ -67,6 +68,7 @@ use self::destinations::Destinations;
 use self::family::Family;
 pub use self::level::MAXIMUM_IN_VAIN;
 use self::prefix::Wide;
+pub use self::rate::Rate;
 use self::register::Register;
 pub use self::register::Slots;
 use self::scope::{Compiled, Interfaces};
@@ -114,6 +116,8 @@ pub struct Entry {
     pub lifetime: Lifetime,
     /// Where it is counted what a limited criterion has used; None for a place of its own.
     pub used: Option<Arc<dyn UsedPlace>>,
+    /// The most that may be copied, shared with other criteria; more is refused and counted.
+    pub rate: Option<Arc<Rate>>,
     /// Traffic of the tap itself, which is never copied whatever the others say.
     pub own: bool,
     /// Where frames must pass.
@@ -220,6 +224,7 @@ struct Special {
     lifetime: Lifetime,
     /// There where the lifetime is limited.
     used: Option<Arc<dyn UsedPlace>>,
+    rate: Option<Arc<Rate>>,
     own: bool,
     scope: Option<Box<Compiled>>,
     /// The numbers of further destinations.
@@ -242,6 +247,11 @@ impl Slot {
         let special = self.special.as_deref()?;
         let used = special.used.as_ref()?;
         Some((&special.lifetime, used.used()))
+    }
+
+    /// The most that may be copied.
+    pub fn rate(&self) -> Option<&Rate> {
+        self.special.as_ref()?.rate.as_deref()
     }
 
     /// Whether this is traffic of the tap itself.
@@ -378,6 +388,7 @@ impl FilterTable {
             let is_special = entry.own
                 || !entry.lifetime.is_unlimited()
                 || !further.is_empty()
+                || entry.rate.is_some()
                 || scope.is_some();
             let slot = Slot {
                 id: entry.id,
@@ -388,6 +399,7 @@ impl FilterTable {
                         lifetime: entry.lifetime,
                         used: (!entry.lifetime.is_unlimited())
                             .then(|| entry.used.unwrap_or_else(|| Arc::new(Used::default()))),
+                        rate: entry.rate,
                         own: entry.own,
                         scope,
                         destinations: further.into(),

@@ -122,6 +122,7 @@ pub(crate) fn entries(rules: &[Rule]) -> Vec<Entry> {
             destinations: Vec::new(),
             lifetime: Lifetime::default(),
             used: None,
+            rate: None,
             own: false,
             scope: Scope::default(),
         })

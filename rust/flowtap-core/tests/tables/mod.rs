@@ -17,6 +17,7 @@ pub(crate) fn entry(id: u64, text: &CriteriaText<'_>) -> Entry {
         destinations: Vec::new(),
         lifetime: Lifetime::default(),
         used: None,
+        rate: None,
         own: false,
         scope: Scope::default(),
     }
@@ -192,6 +193,7 @@ pub(crate) fn any_entry() -> impl Strategy<Value = Option<Entry>> {
                 destinations: Vec::new(),
                 lifetime: Lifetime::default(),
                 used: None,
+                rate: None,
                 own: false,
                 scope: Scope::default(),
             })
