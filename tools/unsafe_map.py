@@ -14,6 +14,8 @@ ALLOWED = {
     "flowtap-io/src/export/sys.rs": "socket options and batched sends that no safe crate offers",
     "flowtap-io/src/packet/sys.rs": "packet sockets and the ring that the kernel fills",
     "flowtap-io/tests/packet/sys.rs": "network namespaces and interface settings, for the tests",
+    "flowtap-io/src/prefilter/sys.rs": "programs and maps of the kernel's filter",
+    "flowtap-io/tests/prefilter/sys.rs": "network namespaces and interface settings, for the tests",
     "flowtap-io/src/usage/sys.rs": "a mapped file, in which several threads count",
     "flowtap-py/src/buffer.rs": "the buffer protocol hands a pointer to the interpreter",
 }

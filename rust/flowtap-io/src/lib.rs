@@ -6,6 +6,7 @@ pub mod broker;
 pub mod export;
 pub mod files;
 pub mod packet;
+pub mod prefilter;
 pub mod receive;
 pub mod replay;
 pub mod rights;
