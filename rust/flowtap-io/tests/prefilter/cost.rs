@@ -1,0 +1,335 @@
+//! What the filter costs: a measurement, run by name.
+//!
+//! `cargo test --release -p flowtap-io --test prefilter -- --ignored --nocapture cost`
+
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use flowtap_io::prefilter::{AddressCover, FamilyCover, Prefilter, PrefilterOptions, Prefix};
+
+use crate::frames::MAC;
+use crate::sys;
+use crate::wire::{Wire, has_ebpf, with_wire};
+
+/// How long one sender runs, and how often each case has its turn.
+const TURN: Duration = Duration::from_millis(60);
+const TURNS: usize = 31;
+const FRAMES: usize = 4_096;
+
+/// A sequence of numbers that looks like chance and is the same every time.
+struct Sequence(u64);
+
+impl Iterator for Sequence {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
+        u32::try_from(self.0 >> 32).ok()
+    }
+}
+
+/// UDP in 60 octets, between addresses of 198.18.0.0/15.
+fn flood(v6: bool) -> Vec<Vec<u8>> {
+    let mut numbers = Sequence(1);
+    let mut address = || {
+        let low = (0xc612_0000 | numbers.next().unwrap() & 0x1_ffff).to_be_bytes();
+        if v6 {
+            let mut whole = [0_u8; 16];
+            whole[..4].copy_from_slice(&[0x20, 1, 0xd, 0xb8]);
+            whole[12..].copy_from_slice(&low);
+            whole.to_vec()
+        } else {
+            low.to_vec()
+        }
+    };
+    let mut frames = Vec::new();
+    for _ in 0..FRAMES {
+        let mut frame = MAC.to_vec();
+        if v6 {
+            frame.extend_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, 6, 17, 64]);
+        } else {
+            frame.extend_from_slice(&[8, 0, 0x45, 0, 0, 46, 0, 0, 0, 0, 64, 17, 0, 0]);
+        }
+        frame.extend(address());
+        frame.extend(address());
+        frame.resize(60, 0);
+        frames.push(frame);
+    }
+    frames
+}
+
+fn hosts(count: usize) -> AddressCover {
+    let all: Vec<Prefix<u32>> = Sequence(2)
+        .take(count)
+        .map(|number| Prefix::host(0x0a00_0000 | number >> 8))
+        .collect();
+    let v6: Vec<Prefix<u128>> = Sequence(3)
+        .take(count)
+        .map(|number| Prefix::host(0x2001_0db8_0001 << 80 | u128::from(number)))
+        .collect();
+    AddressCover {
+        v4: FamilyCover {
+            source: all.clone(),
+            destination: all,
+            open: 0,
+        },
+        v6: FamilyCover {
+            source: v6.clone(),
+            destination: v6,
+            open: 0,
+        },
+    }
+}
+
+fn prefixes(count: usize, under: u32) -> AddressCover {
+    let mut numbers = Sequence(5);
+    let all: Vec<Prefix<u32>> = (0..count)
+        .map(|_| {
+            let length = 16 + u8::try_from(numbers.next().unwrap() % 16).unwrap();
+            Prefix::new(under | numbers.next().unwrap() >> 8, length).unwrap()
+        })
+        .collect();
+    AddressCover {
+        v4: FamilyCover {
+            source: all.clone(),
+            destination: all,
+            open: 0,
+        },
+        v6: FamilyCover::default(),
+    }
+}
+
+/// What listens at the far end.
+enum Ear {
+    None,
+    Filter(Box<Prefilter>),
+    /// What tcpdump makes of its words, on a socket like ours.
+    Classic(Vec<libc::sock_filter>),
+    Tcpdump(&'static str),
+    Deaf,
+}
+
+fn tcpdump_program(words: &str) -> Vec<libc::sock_filter> {
+    let output = Command::new("tcpdump")
+        .args(["-ddd", "-y", "EN10MB", "-i", "far", words])
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines()
+        .skip(1)
+        .map(|line| {
+            let numbers: Vec<u32> = line.split(' ').map(|word| word.parse().unwrap()).collect();
+            libc::sock_filter {
+                code: numbers[0].try_into().unwrap(),
+                jt: numbers[1].try_into().unwrap(),
+                jf: numbers[2].try_into().unwrap(),
+                k: numbers[3],
+            }
+        })
+        .collect()
+}
+
+fn start_tcpdump(words: &str) -> Child {
+    let mut child = Command::new("tcpdump")
+        .args(["-i", "far", "-n", "-w", "/dev/null", words])
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = [0; 256];
+    let stderr = child.stderr.as_mut().unwrap();
+    let length = std::io::Read::read(stderr, &mut said).unwrap();
+    assert!(length > 0);
+    thread::sleep(Duration::from_millis(100));
+    child
+}
+
+/// Nanoseconds that a thread was on a processor.
+fn busy_ns(task: &str) -> u64 {
+    let text = std::fs::read_to_string(format!("/proc/{task}/schedstat")).unwrap_or_default();
+    let mut numbers = text.split(' ').map(str::parse);
+    numbers.next().and_then(Result::ok).unwrap_or(0)
+}
+
+/// The kernel's threads that go on where a sender's own time for receiving ends.
+fn softirq_threads() -> Vec<String> {
+    let all = std::fs::read_dir("/proc").unwrap();
+    let names = all.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    names
+        .filter(|task| {
+            std::fs::read_to_string(format!("/proc/{task}/comm"))
+                .is_ok_and(|name| name.starts_with("ksoftirqd"))
+        })
+        .collect()
+}
+
+/// What one turn showed.
+#[derive(Clone, Copy)]
+struct Turn {
+    /// Of the sender.
+    pps: f64,
+    /// Processor time for one frame, of the sender and of the kernel's threads: other programs do not count.
+    busy_ns: f64,
+}
+
+fn turn(wire: &Wire, ear: &Ear, frames: &[Vec<u8>]) -> Turn {
+    let mut listener = None;
+    let mut child = None;
+    match ear {
+        Ear::None => {}
+        Ear::Filter(prefilter) => listener = Some(wire.listen(Some(prefilter))),
+        Ear::Deaf => listener = Some(wire.listen(None)),
+        Ear::Classic(program) => {
+            let made = wire.listen(None);
+            sys::attach_classic(&made.socket, program).unwrap();
+            listener = Some(made);
+        }
+        Ear::Tcpdump(words) => child = Some(start_tcpdump(words)),
+    }
+    let threads = softirq_threads();
+    let busy = || {
+        let kernel: u64 = threads.iter().map(|task| busy_ns(task)).sum();
+        kernel + busy_ns("thread-self")
+    };
+    let (begin, busy_before) = (Instant::now(), busy());
+    let mut sent = 0_u32;
+    while begin.elapsed() < TURN {
+        wire.send(frames.iter().map(Vec::as_slice));
+        sent += u32::try_from(frames.len()).unwrap();
+    }
+    let sent = f64::from(sent);
+    let busy_ns = u32::try_from(busy() - busy_before).unwrap();
+    let turn = Turn {
+        pps: sent / begin.elapsed().as_secs_f64(),
+        busy_ns: f64::from(busy_ns) / sent,
+    };
+    drop(listener);
+    if let Some(mut child) = child {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+    turn
+}
+
+#[test]
+#[ignore = "a measurement, not a check"]
+fn cost_of_one_program_run() {
+    if !has_ebpf() {
+        return;
+    }
+    let v4 = &flood(false)[0];
+    let v6 = &flood(true)[0];
+    let mut tagged = v4.clone();
+    tagged.splice(12..12, [0x81, 0, 0, 7]);
+    for count in [0, 1, 100, 10_000, 100_000] {
+        let begin = Instant::now();
+        let prefilter = Prefilter::new(&hosts(count), PrefilterOptions::default());
+        let made = begin.elapsed();
+        let ns = |frame: &[u8]| {
+            let runs = (0..5).map(|_| prefilter.judge(frame, 1_000_000).unwrap());
+            runs.map(|run| run.duration_ns.unwrap()).min().unwrap()
+        };
+        println!(
+            "{count:>7} hosts of each family: made in {made:?}, {} KiB; IPv4 {} ns, IPv6 {} ns, IPv4 behind a tag {} ns; {}",
+            prefilter.memory_octets() / 1024,
+            ns(v4),
+            ns(v6),
+            ns(&tagged),
+            prefilter.kind()
+        );
+    }
+    for (name, cover) in [
+        ("1,000 prefixes elsewhere", prefixes(1_000, 0x0a00_0000)),
+        ("10,000 prefixes elsewhere", prefixes(10_000, 0x0a00_0000)),
+        ("10,000 prefixes all around", prefixes(10_000, 0xc600_0000)),
+    ] {
+        let begin = Instant::now();
+        let prefilter = Prefilter::new(&cover, PrefilterOptions::default());
+        let made = begin.elapsed();
+        let runs = (0..5).map(|_| prefilter.judge(v4, 1_000_000).unwrap());
+        let ns = runs.map(|run| run.duration_ns.unwrap()).min().unwrap();
+        println!(
+            "{name}: made in {made:?}, {} KiB; IPv4 {ns} ns",
+            prefilter.memory_octets() / 1024
+        );
+    }
+}
+
+#[test]
+#[ignore = "a measurement, not a check"]
+fn cost_for_a_sender() {
+    with_wire(|wire| {
+        let ebpf = |cover: &AddressCover| {
+            Ear::Filter(Box::new(Prefilter::new(cover, PrefilterOptions::default())))
+        };
+        let classic = |count: usize| {
+            let options = PrefilterOptions {
+                ebpf: false,
+                ..PrefilterOptions::default()
+            };
+            let prefilter = Prefilter::new(&hosts(count), options);
+            println!("{}", prefilter.kind());
+            Ear::Filter(Box::new(prefilter))
+        };
+        let words = "host 192.0.2.1";
+        let cases = [
+            ("no socket", Ear::None),
+            ("tcpdump, one host", Ear::Tcpdump(words)),
+            (
+                "its program on our socket",
+                Ear::Classic(tcpdump_program(words)),
+            ),
+            ("eBPF, 1 host", ebpf(&hosts(1))),
+            ("eBPF, 1,000 hosts", ebpf(&hosts(1_000))),
+            ("eBPF, 100,000 hosts", ebpf(&hosts(100_000))),
+            (
+                "eBPF, 10,000 prefixes",
+                ebpf(&prefixes(10_000, 0x0a00_0000)),
+            ),
+            (
+                "eBPF, 10,000 prefixes around",
+                ebpf(&prefixes(10_000, 0xc600_0000)),
+            ),
+            ("classic, 1 host", classic(1)),
+            ("classic, 20 hosts", classic(20)),
+            ("no filter, nobody reads", Ear::Deaf),
+        ];
+        for v6 in [false, true] {
+            let frames = flood(v6);
+            let mut turns = vec![Vec::new(); cases.len()];
+            for _ in 0..TURNS {
+                for ((_, ear), turns) in cases.iter().zip(&mut turns) {
+                    turns.push(turn(wire, ear, &frames));
+                }
+            }
+            let version = if v6 { 6 } else { 4 };
+            println!(
+                "IPv{version}, 60 octets, median and best of {TURNS} turns; ratios to no socket:"
+            );
+            let median_and_best = |mut values: Vec<f64>| {
+                values.sort_by(f64::total_cmp);
+                [values[TURNS / 2], values[0]]
+            };
+            let mut none = None;
+            for ((name, _), turns) in cases.iter().zip(&turns) {
+                let wall = median_and_best(turns.iter().map(|turn| 1e9 / turn.pps).collect());
+                let busy = median_and_best(turns.iter().map(|turn| turn.busy_ns).collect());
+                let (no_wall, no_busy) = *none.get_or_insert((wall, busy));
+                println!(
+                    "  {name:<30} {:.3} {:.3} Mpps, {:.3} {:.3}; busy {:.0} {:.0} ns, {:.3} {:.3}",
+                    1e3 / wall[0],
+                    1e3 / wall[1],
+                    no_wall[0] / wall[0],
+                    no_wall[1] / wall[1],
+                    busy[0],
+                    busy[1],
+                    no_busy[0] / busy[0],
+                    no_busy[1] / busy[1],
+                );
+            }
+        }
+    });
+}
