@@ -122,3 +122,23 @@ fn memory_octets(descriptor: BorrowedFd<'_>) -> u64 {
         .and_then(|octets| octets.trim().parse().ok())
         .unwrap_or(0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::prefilter::assembler::{Assembler, Register};
+
+    #[test]
+    fn the_reason_is_what_the_verifier_says() {
+        let mut code = Assembler::default();
+        // No result, no end.
+        code.set(Register::R1, 0);
+        let refused = Program::load(&code.finish().unwrap()).unwrap_err();
+        let words = refusal(&refused);
+        if refused.source.raw_os_error() == Some(libc::EPERM) {
+            assert!(words.contains("CAP_BPF"), "{words}");
+        } else {
+            assert!(words.contains("last insn is not an exit"), "{words}");
+        }
+    }
+}

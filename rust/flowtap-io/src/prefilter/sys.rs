@@ -331,9 +331,10 @@ impl Program {
     /// What the system says, and what the verifier says of a program that it refuses.
     pub(super) fn load(instructions: &[Instruction]) -> Result<Self, Refused> {
         Self::load_with_log(instructions, &mut []).or_else(|source| {
-            if source.raw_os_error() != Some(libc::EACCES)
-                && source.raw_os_error() != Some(libc::EINVAL)
-            {
+            if matches!(
+                source.raw_os_error(),
+                Some(libc::EPERM | libc::ENOSYS | libc::ENOMEM)
+            ) {
                 return Err(Refused {
                     source,
                     log: String::new(),

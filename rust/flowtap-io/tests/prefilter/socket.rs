@@ -14,7 +14,7 @@ use proptest::test_runner::TestRunner;
 
 use crate::frames;
 use crate::oracle::{Verdict, verdict};
-use crate::wire::{Listener, Received, Wire, has_ebpf, with_wire};
+use crate::wire::{Listener, Received, Wire, has_ebpf, listen_on, with_wire};
 
 /// A frame of an EtherType for experiments, which passes every filter: what was sent before it has arrived.
 fn marker() -> Vec<u8> {
@@ -107,7 +107,7 @@ fn super_frames_on_the_loopback_device() {
     if !has_ebpf() {
         return;
     }
-    with_wire(|wire| {
+    with_wire(|_| {
         let of = |address: u32| AddressCover {
             v4: FamilyCover {
                 source: vec![Prefix::host(address)],
@@ -118,9 +118,9 @@ fn super_frames_on_the_loopback_device() {
         let wanted = Prefilter::new(&of(0x7f00_0001), PrefilterOptions::default());
         let other = Prefilter::new(&of(0x7f00_0002), PrefilterOptions::default());
         let (all, wanted, other) = (
-            wire.listen_on("lo", None),
-            wire.listen_on("lo", Some(&wanted)),
-            wire.listen_on("lo", Some(&other)),
+            listen_on("lo", None),
+            listen_on("lo", Some(&wanted)),
+            listen_on("lo", Some(&other)),
         );
         let server = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = server.local_addr().unwrap();

@@ -15,6 +15,8 @@ const BUFFER_OCTETS: i32 = 64 << 20;
 
 /// An Ethernet whose near end sends and whose far end is listened to.
 pub(crate) struct Wire {
+    /// The name of the far end.
+    pub(crate) far: String,
     sender: Socket,
     /// Sends from the far end, so that a listener there sees frames leave.
     outwards: Socket,
@@ -29,26 +31,23 @@ fn ip(arguments: &str) {
 }
 
 impl Wire {
-    fn new() -> Self {
-        // What hosts say of themselves would come between the test's frames.
-        for interface in ["all", "default"] {
-            let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
-            std::fs::write(path, "1").unwrap();
-        }
-        ip("link add near type veth peer name far");
-        ip("link set near up");
-        ip("link set far up");
-        ip("link set lo up");
+    /// A further wire of this network.
+    pub(crate) fn new(number: usize) -> Self {
+        let (near, far) = (format!("near{number}"), format!("far{number}"));
+        ip(&format!("link add {near} type veth peer name {far}"));
+        ip(&format!("link set {near} up"));
+        ip(&format!("link set {far} up"));
         let sender = |interface: &str| {
             let socket = sys::packet_socket().unwrap();
             sys::bind(&socket, sys::interface_index(interface).unwrap(), false).unwrap();
             socket
         };
-        let near = sender("near");
+        let near = sender(&near);
         sys::set_packet_option(&near, libc::PACKET_QDISC_BYPASS, 1).unwrap();
         Self {
             sender: near,
-            outwards: sender("far"),
+            outwards: sender(&far),
+            far,
         }
     }
 
@@ -64,27 +63,23 @@ impl Wire {
 
     /// A socket at the far end, with a filter where one is given.
     pub(crate) fn listen(&self, prefilter: Option<&Prefilter>) -> Listener {
-        self.listen_on("far", prefilter)
+        listen_on(&self.far, prefilter)
     }
+}
 
-    /// A socket on any interface of this network.
-    #[expect(
-        clippy::unused_self,
-        reason = "the interfaces are those of this network"
-    )]
-    pub(crate) fn listen_on(&self, interface: &str, prefilter: Option<&Prefilter>) -> Listener {
-        let socket = sys::packet_socket().unwrap();
-        sys::force_receive_buffer(&socket, BUFFER_OCTETS).unwrap();
-        sys::set_packet_option(&socket, libc::PACKET_AUXDATA, 1).unwrap();
-        socket
-            .set_read_timeout(Some(Duration::from_secs(5)))
-            .unwrap();
-        if let Some(prefilter) = prefilter {
-            prefilter.attach(&socket).unwrap();
-        }
-        sys::bind(&socket, sys::interface_index(interface).unwrap(), true).unwrap();
-        Listener { socket }
+/// A socket on any interface of this network, with a filter where one is given.
+pub(crate) fn listen_on(interface: &str, prefilter: Option<&Prefilter>) -> Listener {
+    let socket = sys::packet_socket().unwrap();
+    sys::force_receive_buffer(&socket, BUFFER_OCTETS).unwrap();
+    sys::set_packet_option(&socket, libc::PACKET_AUXDATA, 1).unwrap();
+    socket
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+    if let Some(prefilter) = prefilter {
+        prefilter.attach(&socket).unwrap();
     }
+    sys::bind(&socket, sys::interface_index(interface).unwrap(), true).unwrap();
+    Listener { socket }
 }
 
 fn send<'a>(socket: &Socket, frames: impl IntoIterator<Item = &'a [u8]>) {
@@ -138,7 +133,13 @@ pub(crate) fn with_wire(test: impl FnOnce(&Wire) + Send) {
         let outcome = scope
             .spawn(|| {
                 sys::unshare_network().unwrap();
-                test(&Wire::new());
+                // What hosts say of themselves would come between the test's frames.
+                for interface in ["all", "default"] {
+                    let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
+                    std::fs::write(path, "1").unwrap();
+                }
+                ip("link set lo up");
+                test(&Wire::new(0));
             })
             .join();
         if let Err(panic) = outcome {
