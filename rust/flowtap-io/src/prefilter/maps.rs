@@ -4,14 +4,14 @@
 //! a bit map in an array, which the kernel reads without a call, in 1 or 2 ns; nearly every miss ends there. What it lets
 //! through is looked up, so the answer is exact.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::io;
 use std::marker::PhantomData;
-use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::atomic::Ordering;
 
 use super::cover::{Address, ByRole, FamilyChanges, FamilyCounts, Prefix, Role, SPREAD};
-use super::sys::{Map, MapKind};
+use super::sys::{Map, MapKind, SharedWords};
 
 /// Octets of a value.
 const VALUE_OCTETS: usize = size_of::<u32>();
@@ -20,8 +20,8 @@ const LENGTH_OCTETS: usize = size_of::<u32>();
 /// Entries for each word of a gate, of which each sets two bits: one in a hundred misses finds both set when the map is
 /// as full as it gets.
 const ENTRIES_PER_WORD: usize = 4;
-/// Exponents of the words of the smallest and of the largest gate: 2 KiB and 2 MiB.
-const GATE_WORDS_LOG2: (u8, u8) = (8, 18);
+/// Exponents of the words of the smallest and of the largest gate: 4 KiB, which is a page, and 2 MiB.
+const GATE_WORDS_LOG2: (u8, u8) = (9, 18);
 /// Exponent of the bits of a gate's word.
 const WORD_BITS_LOG2: u8 = 6;
 const _: () = assert!(1 << WORD_BITS_LOG2 == u64::BITS);
@@ -39,8 +39,7 @@ fn too_many() -> io::Error {
 /// A bit map: where an address leads to two bits of a word that are not both set, the map behind does not hold it.
 #[derive(Debug)]
 pub(super) struct Gate {
-    map: Map,
-    words: Vec<u64>,
+    words: SharedWords,
     words_log2: u8,
     /// Entries that are gone and left their bits.
     stale: usize,
@@ -48,7 +47,7 @@ pub(super) struct Gate {
 
 impl AsFd for Gate {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.map.as_fd()
+        self.words.as_fd()
     }
 }
 
@@ -60,10 +59,8 @@ impl Gate {
             .map_or(GATE_WORDS_LOG2.1, |log2| {
                 log2.clamp(GATE_WORDS_LOG2.0, GATE_WORDS_LOG2.1)
             });
-        let words = 1_u32 << words_log2;
         Ok(Self {
-            map: Map::create(MapKind::Array, size_of::<u32>(), size_of::<u64>(), words)?,
-            words: vec![0; usize::try_from(words).map_err(|_small_machine| too_many())?],
+            words: SharedWords::create(1 << words_log2)?,
             words_log2,
             stale: 0,
         })
@@ -74,7 +71,7 @@ impl Gate {
         64 - self.words_log2
     }
 
-    /// The same for the numbers of both bits of an entry, which are in the word's lowest bits after the shift.
+    /// The same for the numbers of both bits of an entry, which are in the lowest bits after the shift.
     pub(super) const fn bit_shifts(&self) -> [u8; 2] {
         let next = self.word_shift() - WORD_BITS_LOG2;
         [next, next - WORD_BITS_LOG2]
@@ -82,60 +79,44 @@ impl Gate {
 
     /// Entries for which most bits stay unset.
     fn room(&self) -> usize {
-        self.words.len().saturating_mul(ENTRIES_PER_WORD)
+        self.words.as_slice().len().saturating_mul(ENTRIES_PER_WORD)
     }
 
-    /// Sets the bits of these entries, and returns the words that are other ones than before.
-    fn set(&mut self, seeds: impl Iterator<Item = u64>) -> BTreeSet<usize> {
-        let (word_shift, bit_shifts) = (self.word_shift(), self.bit_shifts());
-        let mut changed = BTreeSet::new();
-        for seed in seeds {
-            let spread = seed.wrapping_mul(SPREAD);
-            let at = usize::try_from(spread >> word_shift).unwrap_or(usize::MAX);
-            let mask = bit_shifts.iter().fold(0, |mask, shift| {
-                mask | 1_u64 << (spread >> shift & u64::from(u64::BITS - 1))
-            });
-            if let Some(word) = self.words.get_mut(at)
-                && *word & mask != mask
-            {
-                *word |= mask;
-                changed.insert(at);
-            }
-        }
-        changed
+    /// Which word an entry leads to, and the bits that it sets there.
+    fn place(&self, seed: u64) -> (usize, u64) {
+        let spread = seed.wrapping_mul(SPREAD);
+        let at = usize::try_from(spread >> self.word_shift()).unwrap_or(usize::MAX);
+        let bits = self.bit_shifts().into_iter().fold(0, |bits, shift| {
+            bits | 1 << (spread >> shift & u64::from(u64::BITS - 1))
+        });
+        (at, bits)
     }
 
     /// Adds entries.
-    fn add(&mut self, seeds: impl Iterator<Item = u64>) -> io::Result<()> {
-        let changed = self.set(seeds);
-        self.write(changed)
-    }
-
-    /// Forgets what is gone: `seeds` are all entries that there are.
-    fn refresh(&mut self, seeds: impl Iterator<Item = u64>) -> io::Result<()> {
-        let empty = vec![0; self.words.len()];
-        let before = mem::replace(&mut self.words, empty);
-        self.set(seeds);
-        self.stale = 0;
-        let pairs = before.iter().zip(&self.words).enumerate();
-        let changed = pairs
-            .filter(|(_, (before, after))| before != after)
-            .map(|(at, _)| at)
-            .collect();
-        self.write(changed)
-    }
-
-    /// Each word changes in one step, so the kernel sees every bit that was set and stays set.
-    fn write(&self, changed: BTreeSet<usize>) -> io::Result<()> {
-        let mut keys = Vec::with_capacity(changed.len() * size_of::<u32>());
-        let mut values = Vec::with_capacity(changed.len() * size_of::<u64>());
-        for at in changed {
-            let key = u32::try_from(at).map_err(|_outside| too_many())?;
-            keys.extend_from_slice(&key.to_ne_bytes());
-            let word = self.words.get(at).copied().unwrap_or(u64::MAX);
-            values.extend_from_slice(&word.to_ne_bytes());
+    fn add(&self, seeds: impl Iterator<Item = u64>) {
+        for seed in seeds {
+            let (at, bits) = self.place(seed);
+            if let Some(word) = self.words.as_slice().get(at) {
+                word.fetch_or(bits, Ordering::SeqCst);
+            }
         }
-        self.map.update(&keys, &values)
+    }
+
+    /// Forgets what is gone: `seeds` are all entries that there are. Each word changes in one step, so the program sees
+    /// every bit that was set and stays set.
+    fn refresh(&mut self, seeds: impl Iterator<Item = u64>) {
+        let words = self.words.as_slice();
+        let mut fresh = vec![0; words.len()];
+        for seed in seeds {
+            let (at, bits) = self.place(seed);
+            if let Some(word) = fresh.get_mut(at) {
+                *word |= bits;
+            }
+        }
+        for (word, fresh) in words.iter().zip(fresh) {
+            word.store(fresh, Ordering::SeqCst);
+        }
+        self.stale = 0;
     }
 }
 
@@ -201,10 +182,10 @@ impl<A: Address> HostMap<A> {
         // What has gone makes room first.
         self.map.delete(&gone)?;
         self.map.update(&keys, &values)?;
-        self.gate.add(seeds.into_iter())?;
+        self.gate.add(seeds.into_iter());
         if self.gate.stale > self.capacity / 2 {
             let all = counts.hosts.keys();
-            self.gate.refresh(all.map(|address| address.seed()))?;
+            self.gate.refresh(all.map(|address| address.seed()));
         }
         Ok(true)
     }
@@ -315,12 +296,12 @@ impl<A: Address> PrefixMap<A> {
         let values = vec![0; come.len() * VALUE_OCTETS];
         self.trie.update(&Self::keys(&come), &values)?;
         let seeds = come.iter().flat_map(|prefix| Self::seeds(prefix, granule));
-        self.gate.add(seeds)?;
+        self.gate.add(seeds);
         if self.gate.stale > self.room / 2 {
             let all: Vec<Prefix<A>> = prefixes.keys().copied().collect();
             self.entries = entries(&all);
             let seeds = all.iter().flat_map(|prefix| Self::seeds(prefix, granule));
-            self.gate.refresh(seeds)?;
+            self.gate.refresh(seeds);
         }
         Ok(true)
     }
@@ -440,10 +421,8 @@ mod tests {
     }
 
     fn lets_through(gate: &Gate, seed: u64) -> bool {
-        let spread = seed.wrapping_mul(SPREAD);
-        let word = gate.words[usize::try_from(spread >> gate.word_shift()).unwrap()];
-        let bits = gate.bit_shifts().map(|shift| spread >> shift & 63);
-        bits.iter().all(|bit| word >> bit & 1 != 0)
+        let (at, bits) = gate.place(seed);
+        gate.words.as_slice()[at].load(Ordering::SeqCst) & bits == bits
     }
 
     #[test]
@@ -477,7 +456,10 @@ mod tests {
         };
         let bits = |maps: &FamilyMaps<u32>| -> u32 {
             let gate = &maps.hosts.as_ref().unwrap().gate;
-            gate.words.iter().map(|word| word.count_ones()).sum()
+            let words = gate.words.as_slice().iter();
+            words
+                .map(|word| word.load(Ordering::SeqCst).count_ones())
+                .sum()
         };
         for round in 1..200 {
             let some = hosts(round * 400..round * 400 + 400);
@@ -502,12 +484,12 @@ mod tests {
             };
             let (maps, _) = maps(&cover)?;
             let prefixes = maps.prefixes.source.as_ref().unwrap();
-            Some((prefixes.granule, prefixes.gate.words.len()))
+            Some((prefixes.granule, prefixes.gate.words.as_slice().len()))
         };
         let Some(one) = with(24, 1) else {
             return;
         };
-        assert_eq!(one, (24, 256));
+        assert_eq!(one, (24, 512));
         // 65,536 networks of 24 bits are what one of 8 bits is.
         assert_eq!(with(8, 1).unwrap(), (24, 1 << 15));
         assert_eq!(with(1, 1).unwrap().0, 17);

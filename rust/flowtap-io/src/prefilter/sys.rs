@@ -8,7 +8,9 @@ use std::ffi::CStr;
 use std::io;
 use std::mem::offset_of;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
-use std::ptr;
+use std::ptr::{self, NonNull};
+use std::slice;
+use std::sync::atomic::AtomicU64;
 
 use libc::{c_int, c_uint, socklen_t};
 
@@ -32,6 +34,7 @@ enum Command {
 #[repr(u32)]
 pub(super) enum MapKind {
     Hash = 1,
+    /// Can be mapped into memory.
     Array = 2,
     /// Finds the longest prefix; its memory grows with its entries.
     PrefixTrie = 11,
@@ -41,6 +44,8 @@ pub(super) enum MapKind {
 const SOCKET_FILTER: u32 = 1;
 /// `BPF_F_NO_PREALLOC`, without which the kernel makes no prefix trie.
 const NO_PREALLOCATION: u32 = 1;
+/// `BPF_F_MMAPABLE`, since Linux 5.5.
+const MAPPABLE: u32 = 1 << 10;
 /// Non-GPL functions are all that the program calls.
 const LICENSE: &CStr = c"MIT OR Apache-2.0";
 /// Room for what the verifier says.
@@ -213,8 +218,9 @@ impl Map {
             value_octets: count(value_octets)?,
             entries,
             flags: match kind {
+                MapKind::Hash => 0,
+                MapKind::Array => MAPPABLE,
                 MapKind::PrefixTrie => NO_PREALLOCATION,
-                MapKind::Hash | MapKind::Array => 0,
             },
         };
         // SAFETY: the command's structure, which holds no address.
@@ -299,6 +305,73 @@ impl Map {
             }
         }
         Ok(())
+    }
+}
+
+/// Words in a map of one value, which both the kernel's program and we have in memory.
+#[derive(Debug)]
+pub(super) struct SharedWords {
+    map: Map,
+    mapping: NonNull<AtomicU64>,
+    words: usize,
+}
+
+// SAFETY: the mapping belongs to no thread, and its words are atomic.
+unsafe impl Send for SharedWords {}
+// SAFETY: as above.
+unsafe impl Sync for SharedWords {}
+
+impl AsFd for SharedWords {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.map.as_fd()
+    }
+}
+
+impl SharedWords {
+    /// So many words, all zero.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub(super) fn create(words: usize) -> io::Result<Self> {
+        let octets = words
+            .checked_mul(size_of::<AtomicU64>())
+            .ok_or_else(wrong_size)?;
+        let map = Map::create(MapKind::Array, size_of::<u32>(), octets, 1)?;
+        // SAFETY: a new mapping anywhere; it ends within the map's only value or the last page of that.
+        let mapping = unsafe {
+            libc::mmap(
+                ptr::null_mut(),
+                octets,
+                libc::PROT_READ | libc::PROT_WRITE,
+                libc::MAP_SHARED,
+                map.as_fd().as_raw_fd(),
+                0,
+            )
+        };
+        if mapping == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error());
+        }
+        let mapping = NonNull::new(mapping.cast()).ok_or_else(wrong_size)?;
+        Ok(Self {
+            map,
+            mapping,
+            words,
+        })
+    }
+
+    /// The words.
+    pub(super) fn as_slice(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping begins at a page, holds so many words, each of them valid whatever it is, and lives as long
+        // as we; everybody else, the kernel included, writes whole words only.
+        unsafe { slice::from_raw_parts(self.mapping.as_ptr(), self.words) }
+    }
+}
+
+impl Drop for SharedWords {
+    fn drop(&mut self) {
+        let octets = self.words * size_of::<AtomicU64>();
+        // SAFETY: the mapping is ours, of this length, and nobody borrows its words any more.
+        let _result = unsafe { libc::munmap(self.mapping.as_ptr().cast(), octets) };
     }
 }
 

@@ -1,7 +1,6 @@
 //! What takes the place of eBPF where the kernel does not give it, and sockets that take no filter.
 
 use std::fs::File;
-use std::thread;
 
 use flowtap_core::frame::LinkType;
 use flowtap_io::prefilter::{
@@ -11,12 +10,15 @@ use flowtap_io::prefilter::{
 
 use crate::frames::MAC;
 use crate::socket::{compare, sample};
-use crate::sys;
-use crate::wire::{has_ebpf, with_wire};
+use crate::sys::{self, Right};
+use crate::wire::{with_wire, without};
 
 /// Bound on what classic BPF holds, as its own limit of instructions sets it.
 const FEW: u32 = 100;
 const MANY: u32 = 2_000;
+
+/// Each of these may load eBPF.
+const NO_EBPF: [Right; 2] = [Right::Bpf, Right::SysAdmin];
 
 fn hosts(count: u32) -> AddressCover {
     let all: Vec<Prefix<u32>> = (0..count)
@@ -45,27 +47,9 @@ fn passes(prefilter: &Prefilter, frame: &[u8]) -> bool {
     prefilter.judge(frame, 1).unwrap().passes
 }
 
-/// Runs a test on a thread that may not load eBPF; only root has rights to give up.
-fn without_cap_bpf(test: impl FnOnce() + Send) {
-    if !has_ebpf() {
-        return;
-    }
-    thread::scope(|scope| {
-        let outcome = scope
-            .spawn(|| {
-                sys::give_up_bpf().unwrap();
-                test();
-            })
-            .join();
-        if let Err(panic) = outcome {
-            std::panic::resume_unwind(panic);
-        }
-    });
-}
-
 #[test]
 fn without_the_right_it_is_classic_for_few_addresses_and_none_for_many() {
-    without_cap_bpf(|| {
+    without(&NO_EBPF, || {
         let mut prefilter = Prefilter::new(&hosts(FEW), PrefilterOptions::default());
         let kind = prefilter.kind();
         assert!(
@@ -111,7 +95,7 @@ fn a_right_that_is_lost_later_makes_the_filter_wider() {
         let mut prefilter = Prefilter::new(&hosts(1), PrefilterOptions::default());
         assert!(matches!(prefilter.kind(), PrefilterKind::Ebpf { .. }));
         let listener = wire.listen(Some(&prefilter));
-        sys::give_up_bpf().unwrap();
+        sys::give_up(&NO_EBPF).unwrap();
         // There is room in the map, and since Linux 6.0 whoever holds it may change it.
         if prefilter.add(&hosts(2)) == Step::Attach {
             prefilter.attach(&listener.socket).unwrap();

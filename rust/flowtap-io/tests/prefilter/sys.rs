@@ -189,20 +189,27 @@ pub(crate) fn send_many(socket: &Socket, frames: &[IoSlice<'_>]) -> io::Result<u
     usize::try_from(sent).map_err(|_negative| io::Error::last_os_error())
 }
 
-/// Takes CAP_BPF and CAP_SYS_ADMIN from this thread, for the rest of its life.
-pub(crate) fn give_up_bpf() -> io::Result<()> {
+/// Rights that matter here, numbered as in `linux/capability.h`.
+#[derive(Clone, Copy, Debug)]
+#[repr(u32)]
+pub(crate) enum Right {
+    SysAdmin = 21,
+    PerfMon = 38,
+    Bpf = 39,
+}
+
+/// Takes rights from this thread, for the rest of its life.
+pub(crate) fn give_up(rights: &[Right]) -> io::Result<()> {
     const VERSION_3: u32 = 0x2008_0522;
-    const SYS_ADMIN: u32 = 21;
-    const BPF: u32 = 39;
     // Effective, permitted, inheritable; the lower half of all first.
     let mut header = [VERSION_3, 0];
     let mut sets = [[0_u32; 3]; 2];
     // SAFETY: the third version reads two numbers and writes two times three.
     let read = unsafe { libc::syscall(libc::SYS_capget, header.as_mut_ptr(), sets.as_mut_ptr()) };
     done(c_int::try_from(read).unwrap())?;
-    for capability in [SYS_ADMIN, BPF] {
-        for set in &mut sets[usize::from(capability >= 32)] {
-            *set &= !(1 << (capability % 32));
+    for right in rights.iter().map(|&right| right as u32) {
+        for set in &mut sets[usize::from(right >= 32)] {
+            *set &= !(1 << (right % 32));
         }
     }
     // SAFETY: the third version reads two numbers and two times three.

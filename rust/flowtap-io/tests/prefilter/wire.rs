@@ -8,7 +8,7 @@ use std::time::Duration;
 use flowtap_io::prefilter::{AddressCover, Prefilter, PrefilterKind, PrefilterOptions};
 use socket2::Socket;
 
-use crate::sys;
+use crate::sys::{self, Right};
 
 /// Octets of a receive buffer: 60 frames take about 50 KiB.
 const BUFFER_OCTETS: i32 = 64 << 20;
@@ -129,20 +129,33 @@ pub(crate) fn with_wire(test: impl FnOnce(&Wire) + Send) {
         eprintln!("not run: network namespaces and packet sockets need root");
         return;
     }
+    on_a_thread(|| {
+        sys::unshare_network().unwrap();
+        // What hosts say of themselves would come between the test's frames.
+        for interface in ["all", "default"] {
+            let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
+            std::fs::write(path, "1").unwrap();
+        }
+        ip("link set lo up");
+        test(&Wire::new(0));
+    });
+}
+
+/// Runs a test without some rights. Only who may load eBPF has rights to give up; without them it is not run.
+pub(crate) fn without(rights: &[Right], test: impl FnOnce() + Send) {
+    if !has_ebpf() {
+        return;
+    }
+    on_a_thread(|| {
+        sys::give_up(rights).unwrap();
+        test();
+    });
+}
+
+/// Networks and rights are those of a thread.
+fn on_a_thread(test: impl FnOnce() + Send) {
     thread::scope(|scope| {
-        let outcome = scope
-            .spawn(|| {
-                sys::unshare_network().unwrap();
-                // What hosts say of themselves would come between the test's frames.
-                for interface in ["all", "default"] {
-                    let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
-                    std::fs::write(path, "1").unwrap();
-                }
-                ip("link set lo up");
-                test(&Wire::new(0));
-            })
-            .join();
-        if let Err(panic) = outcome {
+        if let Err(panic) = scope.spawn(test).join() {
             std::panic::resume_unwind(panic);
         }
     });
