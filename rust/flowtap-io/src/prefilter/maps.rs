@@ -181,7 +181,11 @@ impl<A: Address> HostMap<A> {
         }
         // What has gone makes room first.
         self.map.delete(&gone)?;
-        self.map.update(&keys, &values)?;
+        match self.map.update(&keys, &values) {
+            // Full: the kernel counts otherwise than we do.
+            Err(error) if error.raw_os_error() == Some(libc::E2BIG) => return Ok(false),
+            done => done?,
+        }
         self.gate.add(seeds.into_iter());
         if self.gate.stale > self.capacity / 2 {
             let all = counts.hosts.keys();

@@ -204,6 +204,21 @@ fn a_full_map_grows_in_few_steps() {
 }
 
 #[test]
+fn the_map_is_used_to_its_last_place() {
+    if !has_ebpf() {
+        return;
+    }
+    // The smallest map has room for 1,024.
+    let mut prefilter = Prefilter::new(&hosts(0..800), PrefilterOptions::default());
+    for number in 800..1_100 {
+        let step = prefilter.add(&hosts(number..number + 1));
+        assert_eq!(step == Step::Attach, number == 1_024, "{number}");
+        assert!(passes(&prefilter, &frame_from(number, 0)));
+    }
+    assert!((0..1_100).all(|number| passes(&prefilter, &frame_from(number, 0))));
+}
+
+#[test]
 fn entries_that_come_and_go_need_no_new_map() {
     if !has_ebpf() {
         return;
