@@ -110,11 +110,9 @@ enum Statement {
     Branch { code: u16, k: u32, ways: [Way; 2] },
 }
 
-impl Statement {
-    /// Instructions that it takes. A test reaches 255 instructions; a way that leads further goes over a jump.
-    fn length(far: [bool; 2]) -> usize {
-        1 + far.into_iter().filter(|&far| far).count()
-    }
+/// Instructions that a statement takes. A test reaches 255 instructions; a way that leads further goes over a jump.
+fn length(far: [bool; 2]) -> usize {
+    1 + far.into_iter().filter(|&far| far).count()
 }
 
 /// Statements whose labels are not resolved.
@@ -159,7 +157,7 @@ impl Draft {
             let mut starts = vec![0];
             let mut end = 0_usize;
             for far in &far {
-                end += Statement::length(*far);
+                end += length(*far);
                 starts.push(end);
             }
             if end > INSTRUCTIONS_MAX {
@@ -181,7 +179,7 @@ impl Draft {
                     Statement::Jump(to) => program.push(jump(program.len(), start(to)?)?),
                     Statement::Branch { code, k, ways } => {
                         let at = program.len();
-                        let jumps = Statement::length(*far) - 1;
+                        let jumps = length(*far) - 1;
                         let mut skips = [0_u8; 2];
                         let mut over = Vec::new();
                         for ((way, far), skip) in ways.iter().zip(far.iter_mut()).zip(&mut skips) {

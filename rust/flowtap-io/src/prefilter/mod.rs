@@ -6,12 +6,13 @@
 //! malformed or no IP passes, so that a tap counts undecodable frames as it does without a filter; of the frames that
 //! are dropped it learns nothing.
 //!
-//! Three ways, and [`Prefilter::kind`] says which one is taken and why: an eBPF program over maps, which needs CAP_BPF
-//! and takes any number of addresses; classic BPF, for few; none.
+//! Three ways, and [`Prefilter::kind`] says which one is taken and why: an eBPF program over maps, which takes any number
+//! of addresses and needs Linux 5.5 and CAP_BPF (before 5.8 CAP_SYS_ADMIN); classic BPF, for some hundred addresses; none.
 //!
 //! Following a table in step: what a new table adds is given to [`Prefilter::add`] before the table is installed, what it
 //! no longer needs to [`Prefilter::remove`] after no worker uses the old one. Where that took a new program, the sockets
-//! get it by [`Prefilter::attach`], before the table is installed; replacing a program loses no frame.
+//! get it by [`Prefilter::attach`], before the table is installed; replacing a program loses no frame. What criteria share
+//! is counted, so that each can go alone.
 //!
 //! Not done: own traffic is not excluded here (the engine does so and counts it); link types other than Ethernet and
 //! bare IP are not filtered.
@@ -257,8 +258,8 @@ impl Prefilter {
         Step::Attach
     }
 
-    /// Makes this the filter of a packet socket, in one step with the removal of the one that it has. A frame in
-    /// between meets the old one or the new one.
+    /// Makes this the filter of a packet socket (`SOCK_RAW`), in one step with the removal of the one that it has: every
+    /// frame meets the old one or the new one.
     ///
     /// # Errors
     /// Attach where the socket has no filter now and everything passes; detach where it keeps the old one.
