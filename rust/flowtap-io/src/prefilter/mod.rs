@@ -7,7 +7,7 @@
 //! are dropped it learns nothing.
 //!
 //! Three ways, and [`Prefilter::kind`] says which one is taken and why: an eBPF program over maps, which takes any number
-//! of addresses and needs Linux 5.5 and CAP_BPF (before 5.8 CAP_SYS_ADMIN); classic BPF, for some hundred addresses; none.
+//! of addresses and needs Linux 5.5 and CAP_BPF (before 5.8 CAP_SYS_ADMIN); classic BPF, for about a hundred hosts; none.
 //!
 //! Following a table in step: what a new table adds is given to [`Prefilter::add`] before the table is installed, what it
 //! no longer needs to [`Prefilter::remove`] after no worker uses the old one. Where that took a new program, the sockets
