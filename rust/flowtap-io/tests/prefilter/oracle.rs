@@ -1,7 +1,7 @@
 //! What the filter may and must do with a frame, by the decoder that the table is asked with.
 
 use flowtap_core::decode::{IpPacket, LayerKind, Outer, decode};
-use flowtap_core::frame::{Frame, LinkType};
+use flowtap_core::frame::{Direction, Frame, LinkType};
 use flowtap_core::packet::{Address, Transport};
 use flowtap_core::wire::{gtpu, vxlan};
 use flowtap_io::prefilter::{AddressBits, AddressCover, FamilyCover, InnerTunnels};
@@ -35,6 +35,7 @@ fn frame_of(data: &[u8], link_type: LinkType) -> Frame<'_> {
         timestamp_ns: 0,
         original_length_octets: u32::try_from(data.len()).unwrap(),
         interface: 0,
+        direction: Direction::Unknown,
     }
 }
 
