@@ -57,6 +57,8 @@ pub struct Stats {
     pub undecodable: u64,
     /// Frames of the tap's own traffic.
     pub own: u64,
+    /// Frames that criteria matched and that were seen just before.
+    pub duplicates: u64,
     /// Frames that at least one criterion matched.
     pub matched: u64,
     /// Those of them that matched as whole frames only, whatever they carry.
@@ -98,6 +100,7 @@ impl Stats {
             all.octets += engine.octets;
             all.undecodable += engine.undecodable;
             all.own += engine.own;
+            all.duplicates += engine.duplicates;
             all.matched += engine.matched;
             all.matched_whole += engine.matched_whole;
             all.wanted += engine.wanted;
@@ -171,12 +174,13 @@ impl Stats {
             ),
         )?;
         holds(
-            self.undecodable + self.own + self.matched + self.held
+            self.undecodable + self.own + self.duplicates + self.matched + self.held
                 <= self.frames + self.matched_whole,
             format!(
-                "undecodable {} + own {} + matched {} - matched as whole frames {} + held {} <= frames {}",
+                "undecodable {} + own {} + duplicates {} + matched {} - matched as whole frames {} + held {} <= frames {}",
                 self.undecodable,
                 self.own,
+                self.duplicates,
                 self.matched,
                 self.matched_whole,
                 self.held,

@@ -8,10 +8,12 @@ use hashbrown::HashMap;
 use crate::batch::{CopyBatch, CopyRecord, NO_DESTINATION};
 use crate::counters::{CriterionCounters, DestinationCounters, RefusedCopies, Stats};
 use crate::decode::{IpPacket, Outer};
+use crate::duplicates::Duplicates;
 use crate::encap::flowtap;
 use crate::fragments::{FragmentLimits, FragmentMemory, HeldFrame};
 use crate::frame::{Direction, Frame};
 use crate::local::LocalAddresses;
+use crate::own::OwnTraffic;
 use crate::packet::Address;
 use crate::table::{Destination, FilterTable, Lifetime, Passage, Slot, Used, Way};
 
@@ -66,6 +68,8 @@ pub enum Verdict {
     Own,
     /// No criterion matches.
     Missed,
+    /// Criteria match, and the same packet was seen just before.
+    Duplicate,
     /// At least one criterion matches.
     Matched,
     /// A fragment that waits for the first of its datagram.
@@ -116,6 +120,7 @@ struct Totals {
     octets: u64,
     undecodable: u64,
     own: u64,
+    duplicates: u64,
     matched: u64,
     matched_whole: u64,
     wanted: u64,
@@ -126,6 +131,8 @@ struct Totals {
 /// What is copied of a frame, and how it passed.
 #[derive(Clone, Copy)]
 struct Copied<'a> {
+    /// Criteria without interfaces have had it.
+    is_duplicate: bool,
     octets: &'a [u8],
     /// As counted: the length that the IP header tells, or that of the frame on the wire.
     length_octets: u32,
@@ -137,6 +144,7 @@ struct Copied<'a> {
 enum Said {
     Nothing,
     Own,
+    Duplicate,
     Match,
 }
 
@@ -156,6 +164,9 @@ pub struct Engine {
     interface_numbers: Vec<Option<u32>>,
     /// None: what goes out counts as made here.
     local: Option<Arc<LocalAddresses>>,
+    is_any_way: bool,
+    own: Option<OwnTraffic>,
+    duplicates: Option<Arc<Duplicates>>,
     /// Slots whose criteria's lifetime has not begun: before the first frame after an install.
     fresh: Vec<usize>,
     /// Scratch memory: slots of one packet, ids of one datagram, one outer datagram.
@@ -183,6 +194,9 @@ impl Engine {
             interfaces: Vec::new(),
             interface_numbers: Vec::new(),
             local: None,
+            is_any_way: false,
+            own: None,
+            duplicates: None,
             slots: Vec::new(),
             ids: Vec::new(),
             datagram: Vec::new(),
@@ -228,6 +242,9 @@ impl Engine {
         if !self.table.shares_destinations(&table) {
             self.destinations = self.destinations_of(&table);
             self.refused = self.refused_of(&table);
+            if let Some(own) = &mut self.own {
+                own.follow(&table);
+            }
         }
         if !self.refused.is_empty() {
             self.refused
@@ -257,6 +274,29 @@ impl Engine {
         self.local = Some(local);
     }
 
+    /// Asks criteria without interfaces about every frame, whichever way it goes: for interfaces that show the traffic of
+    /// others.
+    pub const fn ask_any_way(&mut self) {
+        self.is_any_way = true;
+    }
+
+    /// Tells what belongs to the tap itself.
+    pub fn set_own_traffic(&mut self, mut own: OwnTraffic) {
+        own.follow(&self.table);
+        self.own = Some(own);
+    }
+
+    /// Copies a packet once where it is seen several times; the memory may be shared with other engines.
+    pub fn set_duplicates(&mut self, duplicates: Arc<Duplicates>) {
+        self.duplicates = Some(duplicates);
+    }
+
+    fn is_own(&self, packet: &IpPacket<'_>) -> bool {
+        self.own
+            .as_ref()
+            .is_some_and(|own| own.contains(packet, self.local.as_deref()))
+    }
+
     /// How a frame passes; whoever sends from another address forwards.
     #[inline]
     fn passage(&self, frame: &Frame<'_>, source: Option<Address>) -> Passage {
@@ -274,7 +314,11 @@ impl Engine {
         let interface = usize::try_from(frame.interface)
             .ok()
             .and_then(|at| self.interface_numbers.get(at).copied().flatten());
-        Passage { way, interface }
+        Passage {
+            way,
+            is_any_way: self.is_any_way,
+            interface,
+        }
     }
 
     /// Lets a criterion of another table go on from what that with its id has used.
@@ -373,10 +417,14 @@ impl Engine {
         sink: &mut impl MatchSink,
     ) -> Verdict {
         let passage = self.passage(frame, Some(outer.source));
-        if passage.way == Way::Forwarded && !self.table.has_outputs() {
+        if passage.way == Way::Forwarded && !self.is_any_way && !self.table.has_outputs() {
             return Verdict::Missed;
         }
         let packet = outer.packet();
+        if self.is_own(&packet) {
+            self.totals.own += 1;
+            return Verdict::Own;
+        }
         match packet.fragment {
             Some(fragment) if !fragment.is_atomic() => {
                 self.process_fragment(frame, &packet, passage, now_ns, batch, sink)
@@ -401,7 +449,16 @@ impl Engine {
         batch: &mut CopyBatch,
         sink: &mut impl MatchSink,
     ) -> Verdict {
+        if self.own.is_some()
+            && let Some(outer) = Outer::of(frame)
+            && self.is_own(&outer.packet())
+        {
+            // It was missed for its addresses, and what is the tap's own is in no circuit either.
+            self.totals.own += 1;
+            return Verdict::Own;
+        }
         let copied = Copied {
+            is_duplicate: false,
             octets: frame.data,
             length_octets: frame.original_length_octets,
             passage: self.passage(frame, None),
@@ -412,7 +469,7 @@ impl Engine {
         let said = self.deliver(frame, copied, &mut slots, now_ns, batch);
         self.slots = slots;
         match (said, verdict) {
-            (Said::Nothing | Said::Own, _) | (_, Verdict::Matched) => verdict,
+            (Said::Nothing | Said::Own | Said::Duplicate, _) | (_, Verdict::Matched) => verdict,
             (Said::Match, _) => {
                 self.count(frame, sink);
                 self.totals.matched_whole += 1;
@@ -460,7 +517,12 @@ impl Engine {
         batch: &mut CopyBatch,
         sink: &mut impl MatchSink,
     ) -> Verdict {
+        if slots.is_empty() {
+            return Verdict::Missed;
+        }
+        let duplicates = self.duplicates.as_deref();
         let copied = Copied {
+            is_duplicate: duplicates.is_some_and(|memory| memory.was_seen(packet, now_ns)),
             octets: packet.octets,
             length_octets: packet.total_length_octets,
             passage,
@@ -470,6 +532,10 @@ impl Engine {
             Said::Own => {
                 self.totals.own += 1;
                 Verdict::Own
+            }
+            Said::Duplicate => {
+                self.totals.duplicates += 1;
+                Verdict::Duplicate
             }
             Said::Match => {
                 self.count(frame, sink);
@@ -619,6 +685,7 @@ impl Engine {
             table.sort_by_id(slots);
         }
         let mut matched = false;
+        let mut duplicate = false;
         for &number in &*slots {
             let state = usize::try_from(number)
                 .ok()
@@ -627,6 +694,10 @@ impl Engine {
                 continue;
             };
             if !slot.admits(copied.passage) {
+                continue;
+            }
+            if copied.is_duplicate && !slot.names_interfaces() {
+                duplicate = true;
                 continue;
             }
             if let Some((lifetime, used)) = slot.limits()
@@ -749,7 +820,13 @@ impl Engine {
                 self.totals.copied += 1;
             }
         }
-        if matched { Said::Match } else { Said::Nothing }
+        if matched {
+            Said::Match
+        } else if duplicate {
+            Said::Duplicate
+        } else {
+            Said::Nothing
+        }
     }
 
     /// Decides what still waits for a first fragment: at the end of the input.
@@ -766,6 +843,7 @@ impl Engine {
             octets,
             undecodable,
             own,
+            duplicates,
             matched,
             matched_whole,
             wanted,
@@ -779,6 +857,7 @@ impl Engine {
             octets,
             undecodable,
             own,
+            duplicates,
             matched,
             matched_whole,
             wanted,

@@ -10,6 +10,12 @@ use crate::packet::Address;
 pub struct LocalAddresses(HashSet<Address, RandomState>);
 
 impl LocalAddresses {
+    /// Whether this is an address of this host.
+    #[inline]
+    pub fn contains(&self, address: Address) -> bool {
+        self.0.contains(&address)
+    }
+
     /// Whether this host has made a packet with this source address that goes out.
     #[inline]
     pub fn made(&self, source: Address) -> bool {

@@ -46,6 +46,7 @@ fn passage(frame: &Frame<'_>, interfaces: &[Interface], table: &CoreTable) -> Pa
             Direction::Unknown | Direction::Inbound => Way::In,
             Direction::Outbound => Way::Made,
         },
+        is_any_way: false,
         interface: name.and_then(|name| table.interface(name)),
     }
 }

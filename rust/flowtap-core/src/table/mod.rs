@@ -270,9 +270,15 @@ impl Slot {
     pub fn admits(&self, passage: Passage) -> bool {
         let special = self.special.as_ref();
         match special.and_then(|special| special.scope.as_ref()) {
-            None => passage.way != Way::Forwarded,
+            None => passage.is_any_way || passage.way != Way::Forwarded,
             Some(scope) => scope.admits(passage),
         }
+    }
+
+    /// Whether it names interfaces.
+    pub fn names_interfaces(&self) -> bool {
+        let special = self.special.as_ref();
+        special.is_some_and(|special| special.scope.as_deref().is_some_and(Compiled::is_named))
     }
 
     /// Whether it names interfaces that frames go out on.

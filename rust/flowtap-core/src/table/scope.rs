@@ -35,6 +35,8 @@ pub enum Way {
 pub struct Passage {
     /// The way.
     pub way: Way,
+    /// Whether criteria without interfaces are asked about every frame, whichever way it goes.
+    pub is_any_way: bool,
     /// The table's number of the interface; None for one that no criterion names.
     pub interface: Option<u32>,
 }
@@ -54,6 +56,9 @@ impl Compiled {
                 .interface
                 .is_some_and(|number| interfaces.contains(&number))
         };
+        if passage.is_any_way && self.outputs.is_empty() && self.inputs.is_empty() {
+            return true;
+        }
         match passage.way {
             Way::In if self.outputs.is_empty() && self.inputs.is_empty() => true,
             Way::In => named(&self.inputs),
@@ -61,6 +66,11 @@ impl Compiled {
             Way::Made if self.outputs.is_empty() && self.inputs.is_empty() => !self.circuit,
             Way::Made | Way::Forwarded => named(&self.outputs),
         }
+    }
+
+    /// Whether it names interfaces.
+    pub(super) fn is_named(&self) -> bool {
+        !self.inputs.is_empty() || !self.outputs.is_empty()
     }
 
     pub(super) fn has_outputs(&self) -> bool {
