@@ -1,4 +1,5 @@
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from ipaddress import IPv4Address, IPv6Address
 from socket import socket
 from types import TracebackType
 from typing import Literal, Self, final
@@ -8,6 +9,7 @@ from typing_extensions import Buffer
 __all__ = [
     "AddressSpace",
     "BpfProgram",
+    "CaptureStats",
     "ContentDestination",
     "Copy",
     "CopyBatch",
@@ -201,6 +203,29 @@ class CopyBatch:
     def __buffer__(self, flags: int, /) -> memoryview: ...
 
 @final
+class CaptureStats:
+    """What a capture on one interface has counted."""
+
+    @property
+    def interface(self) -> str: ...
+    @property
+    def is_up(self) -> bool: ...
+    @property
+    def received(self) -> int: ...
+    @property
+    def dropped(self) -> int: ...
+    @property
+    def freezes(self) -> int: ...
+    @property
+    def super_frames_whole(self) -> int: ...
+    @property
+    def filtered_out(self) -> int: ...
+    @property
+    def reopened(self) -> int: ...
+    @property
+    def filter(self) -> str: ...
+
+@final
 class CriterionStats:
     @property
     def id(self) -> int: ...
@@ -244,6 +269,12 @@ class Stats:
     def undecodable(self) -> int: ...
     @property
     def own(self) -> int: ...
+    @property
+    def duplicates(self) -> int: ...
+    @property
+    def captures(self) -> list[CaptureStats]: ...
+    @property
+    def written(self) -> int: ...
     @property
     def matched(self) -> int: ...
     @property
@@ -291,7 +322,7 @@ class Engine:
 
 @final
 class Tap:
-    """The running data plane over capture files."""
+    """The running data plane."""
 
     @staticmethod
     def from_pcap(
@@ -309,7 +340,31 @@ class Tap:
         broker: socket | None = None,
         interface: str | None = None,
     ) -> Tap: ...
+    @staticmethod
+    def live(
+        interfaces: str | Sequence[str],
+        table: FilterTable,
+        *,
+        workers: int = 1,
+        export: bool | socket | None = None,
+        promiscuous: bool = False,
+        direction: Literal["ingress", "both"] = "ingress",
+        deduplicate_ms: int = 0,
+        prefilter: bool = True,
+        hardware_timestamps: bool = False,
+        ring_octets: int = ...,
+        block_ms: int = 4,
+        own: Sequence[tuple[int, str | IPv4Address | IPv6Address | None, int]] = ...,
+        bpf: BpfProgram | None = None,
+        write: str | None = None,
+        write_comment: str | None = None,
+        snapshot_octets: int | None = None,
+        frames_max: int | None = None,
+        broker: socket | None = None,
+    ) -> Tap: ...
+    def exclude(self, own: Sequence[tuple[int, str | IPv4Address | IPv6Address | None, int]]) -> None: ...
     def start(self) -> None: ...
+    def events(self) -> list[str]: ...
     def install(self, table: FilterTable) -> int: ...
     def stats(self) -> Stats: ...
     def stop(self, timeout_s: float = 2.0) -> Stats: ...

@@ -137,7 +137,7 @@ def test_started_without_rights_there_is_nothing_to_keep(tmp_path: Path) -> None
 
 
 def test_requests_that_are_none_end_the_broker() -> None:
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:
         process = subprocess.Popen(
             [sys.executable, "-m", "flowtap.service.broker_process", str(theirs.fileno())],

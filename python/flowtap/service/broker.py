@@ -47,7 +47,7 @@ class Broker:
         if not set(rights_held()) & set(KEPT):
             # It would have nothing to give.
             return
-        ours, theirs = socket.socketpair()
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and names that were validated
                 [sys.executable, "-m", "flowtap.service.broker_process", str(theirs.fileno()), *interfaces],

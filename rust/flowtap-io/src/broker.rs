@@ -1,31 +1,39 @@
 //! Asks the broker for descriptors that need a right which this process does not have.
 //!
-//! The broker is a process without any network input, at the other end of a pair of local sockets. Every request is
-//! one line of text that names what is wanted; the answer is `ok` with a descriptor, or `no` with a reason.
+//! The broker is a process without any network input, at the other end of a pair of local sockets (`SOCK_SEQPACKET`).
+//! Every request is one message: a line of text that names what is wanted, behind it the octets of a program and with it
+//! the maps of that. The answer is `ok` with a descriptor, or `no` with a reason.
 
 mod serve;
 mod sys;
 
-use std::io::{self, IoSliceMut, Write};
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
 use std::net::SocketAddr;
-use std::os::fd::{OwnedFd, RawFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg, sockopt,
+};
 
 pub use serve::{Permitted, serve, serve_number};
+
+use crate::prefilter::descriptors_in;
 
 /// How long the broker may take; it does nothing but open sockets.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// Longest answer: a word and a reason.
 const ANSWER_OCTETS: usize = 512;
+/// The most descriptors of one request: the maps of a program.
+const DESCRIPTORS_MAX: usize = 16;
 
 /// The way to the broker, shared by all workers.
 #[derive(Debug)]
 pub struct Broker {
-    connection: Mutex<UnixStream>,
+    connection: Mutex<OwnedFd>,
 }
 
 impl Broker {
@@ -34,9 +42,9 @@ impl Broker {
     /// # Errors
     /// It is no socket.
     pub fn new(connection: OwnedFd) -> io::Result<Self> {
-        let connection = UnixStream::from(connection);
-        connection.set_read_timeout(Some(ANSWER_TIMEOUT))?;
-        connection.set_write_timeout(Some(ANSWER_TIMEOUT))?;
+        for direction in [sockopt::Timeout::Recv, sockopt::Timeout::Send] {
+            sockopt::set_socket_timeout(&connection, direction, Some(ANSWER_TIMEOUT))?;
+        }
         Ok(Self {
             connection: Mutex::new(connection),
         })
@@ -74,36 +82,142 @@ impl Broker {
         self.ask(&format!("packet {interface}"))
     }
 
+    /// A map for the kernel's filter; its kind by the kernel's number.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) fn map(
+        &self,
+        kind: u32,
+        key_octets: usize,
+        value_octets: usize,
+        entries: u32,
+    ) -> Result<OwnedFd, String> {
+        self.ask(&format!("map {kind} {key_octets} {value_octets} {entries}"))
+    }
+
+    /// A program for the kernel's filter.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub(crate) fn program(&self, octets: &[u8]) -> Result<OwnedFd, String> {
+        let named = descriptors_in(octets).into_iter();
+        let mut maps: Vec<i32> = named.map(|(_, number)| number).collect();
+        maps.sort_unstable();
+        maps.dedup();
+        let copies = maps
+            .iter()
+            .map(|&number| sys::duplicate(number).map_err(|error| error.to_string()))
+            .collect::<Result<Vec<OwnedFd>, String>>()?;
+        // In the order of their numbers: so the other side knows which is which.
+        self.ask_with("program", octets, &copies)
+    }
+
     fn ask(&self, request: &str) -> Result<OwnedFd, String> {
-        let mut connection = self
+        self.ask_with(request, &[], &[])
+    }
+
+    fn ask_with(
+        &self,
+        request: &str,
+        octets: &[u8],
+        descriptors: &[OwnedFd],
+    ) -> Result<OwnedFd, String> {
+        let connection = self
             .connection
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let gone = |error: &dyn std::fmt::Display| format!("the broker does not answer: {error}");
-        connection
-            .write_all(format!("{request}\n").as_bytes())
-            .map_err(|error| gone(&error))?;
-        let mut answer = [0; ANSWER_OCTETS];
-        let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let received = recvmsg(
-            &*connection,
-            &mut [IoSliceMut::new(&mut answer)],
-            &mut control,
-            RecvFlags::CMSG_CLOEXEC,
+        let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+        send(
+            connection.as_fd(),
+            &format!("{request}\n"),
+            octets,
+            &borrowed,
         )
         .map_err(|error| gone(&error))?;
-        let descriptor = control.drain().find_map(|message| match message {
-            RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
-            _ => None,
-        });
-        let text = answer.get(..received.bytes).unwrap_or_default();
+        let mut answer = [0; ANSWER_OCTETS];
+        let (length, mut received) =
+            receive(connection.as_fd(), &mut answer).map_err(|error| gone(&error))?;
+        let text = answer.get(..length).unwrap_or_default();
         let text = String::from_utf8_lossy(text);
-        match (descriptor, text.trim_end().split_once(' ')) {
+        match (received.pop(), text.trim_end().split_once(' ')) {
             (Some(descriptor), None) => Ok(descriptor),
             (_, Some(("no", reason))) => Err(reason.to_owned()),
             _ => Err(gone(&"its answer is none")),
         }
+    }
+}
+
+/// Sends one message.
+fn send(
+    connection: BorrowedFd<'_>,
+    text: &str,
+    octets: &[u8],
+    descriptors: &[BorrowedFd<'_>],
+) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::Error::other("too many descriptors for one message"));
+    }
+    let parts = [IoSlice::new(text.as_bytes()), IoSlice::new(octets)];
+    sendmsg(connection, &parts, &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Receives one message: its length, and the descriptors that came with it.
+fn receive(connection: BorrowedFd<'_>, into: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let received = recvmsg(
+        connection,
+        &mut [IoSliceMut::new(into)],
+        &mut control,
+        RecvFlags::CMSG_CLOEXEC,
+    )?;
+    let descriptors = control
+        .drain()
+        .filter_map(|message| match message {
+            RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+            _ => None,
+        })
+        .flatten()
+        .collect();
+    Ok((received.bytes, descriptors))
+}
+
+/// A pair of local sockets, one for each side.
+///
+/// # Errors
+/// What the system says.
+#[cfg(test)]
+fn pair() -> io::Result<(OwnedFd, OwnedFd)> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    let flags = SocketFlags::CLOEXEC;
+    Ok(socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        flags,
+        None,
+    )?)
+}
+
+/// A descriptor of our own for a UDP socket that stays its owner's.
+///
+/// # Errors
+/// It is something else.
+pub fn udp_socket(descriptor: RawFd) -> io::Result<OwnedFd> {
+    let socket = socket2::Socket::from(sys::duplicate(descriptor)?);
+    if socket.r#type()? == socket2::Type::DGRAM
+        && socket.protocol()? == Some(socket2::Protocol::UDP)
+    {
+        Ok(socket.into())
+    } else {
+        Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a UDP socket is right",
+        ))
     }
 }
 
@@ -113,10 +227,12 @@ mod tests {
 
     /// A broker that answers once with these octets and nothing else.
     fn answered(octets: &[u8]) -> Result<OwnedFd, String> {
-        let (ours, mut theirs) = UnixStream::pair().unwrap();
-        let broker = Broker::from_number(std::os::fd::AsRawFd::as_raw_fd(&ours)).unwrap();
-        theirs.write_all(octets).unwrap();
-        theirs.shutdown(std::net::Shutdown::Write).unwrap();
+        let (ours, theirs) = pair().unwrap();
+        let broker = Broker::new(ours).unwrap();
+        if !octets.is_empty() {
+            send(theirs.as_fd(), "", octets, &[]).unwrap();
+        }
+        rustix::net::shutdown(&theirs, rustix::net::Shutdown::Write).unwrap();
         broker.raw(false)
     }
 

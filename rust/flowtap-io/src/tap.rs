@@ -1,8 +1,15 @@
-//! The running data plane: a source, an engine and an exporter on a thread of their own.
+//! The running data plane: sources, engines and exporters on threads of their own.
 
 mod batches;
-mod worker;
+mod filters;
+mod life;
+mod live;
+mod local;
+mod output;
+mod play;
+mod station;
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -12,8 +19,13 @@ use flowtap_core::counters::Stats;
 use flowtap_core::table::FilterTable;
 
 pub use self::batches::CaptureBatches;
+use self::life::Life;
+use self::live::Live;
+pub use self::live::{CaptureCount, LiveOptions};
+pub use self::output::OutputOptions;
 use crate::broker::Broker;
 use crate::export::ExportCount;
+use crate::packet::{PacketError, Waker};
 use crate::swap::TableCell;
 
 /// How fast recorded captures are played.
@@ -51,15 +63,27 @@ pub struct PlayOptions {
 /// The account of a tap.
 #[derive(Clone, Debug, Default)]
 pub struct TapStats {
-    /// The engine's account.
+    /// The account of all engines together.
     pub engine: Stats,
     /// What became of the copies; None where none were to be sent.
     pub exported: Option<Vec<ExportCount>>,
     /// The generation that the account belongs to.
     pub generation: u64,
+    /// What each interface has counted.
+    pub captures: Vec<CaptureCount>,
+    /// Matched frames that were written to a file.
+    pub written: u64,
 }
 
-/// A data plane that cannot go on, or did not answer.
+/// The account of one worker.
+#[derive(Clone, Debug, Default)]
+struct WorkerStats {
+    engine: Stats,
+    exported: Option<Vec<ExportCount>>,
+    generation: u64,
+}
+
+/// A data plane that cannot begin or go on, or did not answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TapError {
@@ -81,16 +105,47 @@ pub enum TapError {
         /// What the system said.
         message: String,
     },
+    /// The process may not capture.
+    #[error("{operation} needs the right {right}, which this process does not have")]
+    PermissionMissing {
+        /// The right.
+        right: &'static str,
+        /// What it is needed for.
+        operation: &'static str,
+    },
+    /// An interface cannot be captured.
+    #[error("{message}")]
+    Capture {
+        /// Which one, and why.
+        message: String,
+    },
+    /// The file for matched frames cannot be made.
+    #[error("{message}")]
+    Output {
+        /// Which one, and why.
+        message: String,
+    },
     /// The tap was stopped before.
     #[error("the tap was stopped; make a new one")]
     Stopped,
 }
 
-/// What the worker and its owner share.
-#[derive(Debug)]
+impl From<PacketError> for TapError {
+    fn from(error: PacketError) -> Self {
+        match error {
+            PacketError::PermissionMissing { right, operation } => {
+                Self::PermissionMissing { right, operation }
+            }
+            other => Self::Capture {
+                message: other.to_string(),
+            },
+        }
+    }
+}
+
+/// What a worker and its owner share.
+#[derive(Debug, Default)]
 struct Shared {
-    cell: Arc<TableCell>,
-    stop: AtomicBool,
     state: Mutex<State>,
     answered: Condvar,
 }
@@ -100,7 +155,7 @@ struct State {
     /// Accounts asked for and given, so that an answer is never older than its question.
     asked: u64,
     given: u64,
-    stats: TapStats,
+    stats: WorkerStats,
     finished: bool,
     ended: bool,
     error: Option<String>,
@@ -111,132 +166,67 @@ impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// Runs a worker; a panic is caught, recorded and reported.
+    fn work(&self, work: impl FnOnce() -> WorkerStats) {
+        let outcome = catch_unwind(AssertUnwindSafe(work));
+        let mut state = self.lock();
+        match outcome {
+            Ok(stats) => state.stats = stats,
+            Err(panic) => {
+                let message = panic
+                    .downcast_ref::<&str>()
+                    .map(|text| (*text).to_owned())
+                    .or_else(|| panic.downcast_ref::<String>().cloned())
+                    .unwrap_or_else(|| "it gave no reason".to_owned());
+                state.failure = Some(message);
+            }
+        }
+        state.ended = true;
+        drop(state);
+        self.answered.notify_all();
+    }
 }
 
-/// A running tap over recorded captures.
+/// A worker, as its owner sees it.
 #[derive(Debug)]
-pub struct Tap {
+struct Worker {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    thread: JoinHandle<()>,
+    waker: Option<Waker>,
 }
 
-/// How long an account may take: a worker looks up at least every few milliseconds.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often a caller looks whether an old table is still in use.
-const RELEASE_POLL: Duration = Duration::from_micros(200);
+impl Worker {
+    /// Ends its wait.
+    fn wake(&self) {
+        self.thread.thread().unpark();
+        if let Some(waker) = &self.waker {
+            waker.wake();
+        }
+    }
 
-impl Tap {
-    /// Starts to play captures through `table`.
-    ///
-    /// # Errors
-    /// [`TapError::NoThread`].
-    pub fn play(table: Arc<FilterTable>, options: PlayOptions) -> Result<Self, TapError> {
-        let shared = Arc::new(Shared {
-            cell: Arc::new(TableCell::new(table)),
-            stop: AtomicBool::new(false),
-            state: Mutex::default(),
-            answered: Condvar::new(),
-        });
-        let in_thread = Arc::clone(&shared);
-        let thread = std::thread::Builder::new()
-            .name("flowtap-worker".to_owned())
-            .spawn(move || worker::run(&in_thread, &options))
-            .map_err(|error| TapError::NoThread {
-                message: error.to_string(),
-            })?;
-        Ok(Self {
-            shared,
-            thread: Some(thread),
+    /// The account that it gives after `question`, or has given before.
+    fn answer(&self, question: u64, began: Instant) -> Result<WorkerStats, TapError> {
+        self.wait(began, ANSWER_TIMEOUT, |state| {
+            state.given >= question || state.ended
         })
     }
 
-    fn wake(&self) {
-        if let Some(thread) = &self.thread {
-            thread.thread().unpark();
-        }
-    }
-
-    /// Makes `table` the active one; returns its generation when no worker uses an older table any more.
-    ///
-    /// # Errors
-    /// [`TapError::Failed`] or [`TapError::Silent`]; the new table is active all the same.
-    pub fn install(&self, table: Arc<FilterTable>) -> Result<u64, TapError> {
-        let generation = self.shared.cell.install(table);
-        let began = Instant::now();
-        self.wake();
-        while !self.shared.cell.is_released(generation) {
-            if let Some(message) = self.shared.lock().failure.clone() {
-                return Err(TapError::Failed { message });
-            }
-            let waited = began.elapsed();
-            if waited > ANSWER_TIMEOUT {
-                return Err(TapError::Silent {
-                    waited_ms: waited.as_millis(),
-                });
-            }
-            std::thread::sleep(RELEASE_POLL);
-        }
-        self.shared
-            .lock()
-            .failure
-            .clone()
-            .map_or(Ok(generation), |message| Err(TapError::Failed { message }))
-    }
-
-    /// The account of this moment.
-    ///
-    /// # Errors
-    /// [`TapError::Failed`] or [`TapError::Silent`].
-    pub fn stats(&self) -> Result<TapStats, TapError> {
-        let began = Instant::now();
+    /// Waits until the state is as wanted.
+    fn wait(
+        &self,
+        began: Instant,
+        timeout: Duration,
+        is_there: impl Fn(&State) -> bool,
+    ) -> Result<WorkerStats, TapError> {
         let mut state = self.shared.lock();
-        state.asked += 1;
-        let question = state.asked;
-        self.wake();
         loop {
             if let Some(message) = state.failure.clone() {
                 return Err(TapError::Failed { message });
             }
-            if state.given >= question || state.ended {
+            if is_there(&state) {
                 return Ok(state.stats.clone());
             }
-            let waited = began.elapsed();
-            let Some(left) = ANSWER_TIMEOUT.checked_sub(waited) else {
-                return Err(TapError::Silent {
-                    waited_ms: waited.as_millis(),
-                });
-            };
-            state = self
-                .shared
-                .answered
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
-        }
-    }
-
-    /// Whether every capture was played to its end; false for ever where they are looped.
-    pub fn is_finished(&self) -> bool {
-        self.shared.lock().finished
-    }
-
-    /// What ended the playing early, such as a damaged capture.
-    pub fn error(&self) -> Option<String> {
-        self.shared.lock().error.clone()
-    }
-
-    /// Ends the worker and returns the last account.
-    ///
-    /// # Errors
-    /// [`TapError::Stopped`] the second time; [`TapError::Silent`] where the worker did not end in time (it is left to
-    /// itself); [`TapError::Failed`].
-    pub fn stop(&mut self, timeout: Duration) -> Result<TapStats, TapError> {
-        let thread = self.thread.take().ok_or(TapError::Stopped)?;
-        self.shared.stop.store(true, Ordering::Release);
-        thread.thread().unpark();
-        let began = Instant::now();
-        let mut state = self.shared.lock();
-        while !state.ended {
             let waited = began.elapsed();
             let Some(left) = timeout.checked_sub(waited) else {
                 return Err(TapError::Silent {
@@ -250,20 +240,261 @@ impl Tap {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
-        state.failure.clone().map_or_else(
-            || Ok(state.stats.clone()),
-            |message| Err(TapError::Failed { message }),
-        )
+    }
+}
+
+/// A running tap.
+#[derive(Debug)]
+pub struct Tap {
+    cell: Arc<TableCell>,
+    stop: Arc<AtomicBool>,
+    workers: Vec<Worker>,
+    /// One change at a time: filter, table, filter.
+    installing: Mutex<()>,
+    live: Option<(Arc<Live>, Life)>,
+}
+
+/// How long an account may take: a worker looks up at least every few milliseconds.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often a caller looks whether an old table is still in use.
+const RELEASE_POLL: Duration = Duration::from_micros(200);
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, TapError> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .map_err(|error| TapError::NoThread {
+            message: error.to_string(),
+        })
+}
+
+impl Tap {
+    fn new(table: Arc<FilterTable>) -> Self {
+        Self {
+            cell: Arc::new(TableCell::new(table)),
+            stop: Arc::new(AtomicBool::new(false)),
+            workers: Vec::new(),
+            installing: Mutex::default(),
+            live: None,
+        }
+    }
+
+    /// Starts to play captures through `table`.
+    ///
+    /// # Errors
+    /// [`TapError::NoThread`].
+    pub fn play(table: Arc<FilterTable>, options: PlayOptions) -> Result<Self, TapError> {
+        let mut tap = Self::new(table);
+        let shared = Arc::new(Shared::default());
+        let (in_thread, cell, stop) = (
+            Arc::clone(&shared),
+            Arc::clone(&tap.cell),
+            Arc::clone(&tap.stop),
+        );
+        let thread = spawn("flowtap-player", move || {
+            in_thread.work(|| play::run(&in_thread, &cell, &stop, &options));
+        })?;
+        tap.workers.push(Worker {
+            shared,
+            thread,
+            waker: None,
+        });
+        Ok(tap)
+    }
+
+    /// Starts to capture interfaces through `table`.
+    ///
+    /// # Errors
+    /// [`TapError::PermissionMissing`], [`TapError::Capture`], [`TapError::Output`], [`TapError::NoThread`].
+    pub fn live(table: Arc<FilterTable>, options: LiveOptions) -> Result<Self, TapError> {
+        let mut tap = Self::new(table);
+        let (live, prepared) = live::prepare(&tap.cell, &options)?;
+        let wakers = prepared.iter().map(live::Prepared::waker).collect();
+        let life = Life::begin(Arc::clone(&live), wakers)?;
+        let options = Arc::new(options);
+        let duplicates = live::duplicates(&options);
+        for each in prepared {
+            let shared = Arc::new(Shared::default());
+            let waker = Some(each.waker());
+            let (in_thread, cell, stop) = (
+                Arc::clone(&shared),
+                Arc::clone(&tap.cell),
+                Arc::clone(&tap.stop),
+            );
+            let (live, options, duplicates) =
+                (Arc::clone(&live), Arc::clone(&options), duplicates.clone());
+            let thread = spawn("flowtap-capture", move || {
+                in_thread.work(|| {
+                    let task = live::Task {
+                        shared: &in_thread,
+                        cell: &cell,
+                        stop: &stop,
+                        live: &live,
+                        options: &options,
+                        duplicates,
+                    };
+                    live::run(task, each)
+                });
+            })?;
+            tap.workers.push(Worker {
+                shared,
+                thread,
+                waker,
+            });
+        }
+        tap.live = Some((live, life));
+        Ok(tap)
+    }
+
+    fn wake(&self) {
+        for worker in &self.workers {
+            worker.wake();
+        }
+    }
+
+    fn failure(&self) -> Option<TapError> {
+        self.workers.iter().find_map(|worker| {
+            let message = worker.shared.lock().failure.clone()?;
+            Some(TapError::Failed { message })
+        })
+    }
+
+    /// Makes `table` the active one; returns its generation when no worker uses an older table any more.
+    ///
+    /// # Errors
+    /// [`TapError::Failed`] or [`TapError::Silent`]; the new table is active all the same.
+    pub fn install(&self, table: &Arc<FilterTable>) -> Result<u64, TapError> {
+        let _one = self
+            .installing
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let earlier = self.cell.table();
+        let filters = self.live.as_ref().map(|(live, _)| &live.filters);
+        if let Some(filters) = filters {
+            filters.widen(&earlier, table);
+        }
+        let generation = self.cell.install(Arc::clone(table));
+        let began = Instant::now();
+        self.wake();
+        while !self.cell.is_released(generation) {
+            if let Some(failure) = self.failure() {
+                return Err(failure);
+            }
+            let waited = began.elapsed();
+            if waited > ANSWER_TIMEOUT {
+                return Err(TapError::Silent {
+                    waited_ms: waited.as_millis(),
+                });
+            }
+            std::thread::sleep(RELEASE_POLL);
+        }
+        if let Some(filters) = filters {
+            filters.narrow(&earlier, table);
+        }
+        self.failure().map_or(Ok(generation), Err)
+    }
+
+    fn merged(&self, stats: Vec<WorkerStats>) -> TapStats {
+        let generation = stats.iter().map(|each| each.generation).min().unwrap_or(0);
+        let is_sent = stats.iter().any(|each| each.exported.is_some());
+        let (engines, exports): (Vec<Stats>, Vec<Option<Vec<ExportCount>>>) = stats
+            .into_iter()
+            .map(|each| (each.engine, each.exported))
+            .unzip();
+        let captures = self.live.as_ref();
+        TapStats {
+            engine: match <[Stats; 1]>::try_from(engines) {
+                Ok([only]) => only,
+                Err(engines) => Stats::merged(&engines),
+            },
+            exported: is_sent.then(|| ExportCount::merged(exports.into_iter().flatten().flatten())),
+            generation,
+            captures: captures.map_or_else(Vec::new, |(live, _)| live.counts()),
+            written: captures.map_or(0, |(live, _)| live.output.written()),
+        }
+    }
+
+    /// The account of this moment.
+    ///
+    /// # Errors
+    /// [`TapError::Failed`] or [`TapError::Silent`].
+    pub fn stats(&self) -> Result<TapStats, TapError> {
+        let began = Instant::now();
+        let asked: Vec<u64> = self
+            .workers
+            .iter()
+            .map(|worker| {
+                let mut state = worker.shared.lock();
+                state.asked += 1;
+                state.asked
+            })
+            .collect();
+        self.wake();
+        let answers = self.workers.iter().zip(asked);
+        let stats = answers
+            .map(|(worker, question)| worker.answer(question, began))
+            .collect::<Result<Vec<WorkerStats>, TapError>>()?;
+        Ok(self.merged(stats))
+    }
+
+    /// Whether every capture file was played to its end, or as many frames came as were wanted; false for ever where
+    /// files are looped or frames are not counted.
+    pub fn is_finished(&self) -> bool {
+        self.workers
+            .iter()
+            .all(|worker| worker.shared.lock().finished)
+    }
+
+    /// What ended the playing or the writing early, or what is wrong with an interface.
+    pub fn error(&self) -> Option<String> {
+        let written = self.live.as_ref().map(|(live, _)| &live.output);
+        let mut errors = self
+            .workers
+            .iter()
+            .map(|worker| worker.shared.lock().error.clone());
+        written
+            .and_then(output::Output::failure)
+            .or_else(|| errors.find_map(|error| error))
+    }
+
+    /// What has happened to the interfaces since this was asked for last, in words.
+    pub fn events(&self) -> Vec<String> {
+        self.live
+            .as_ref()
+            .map_or_else(Vec::new, |(_, life)| life.events())
+    }
+
+    /// Ends the workers and returns the last account.
+    ///
+    /// # Errors
+    /// [`TapError::Stopped`] the second time; [`TapError::Silent`] where a worker did not end in time (it is left to
+    /// itself); [`TapError::Failed`].
+    pub fn stop(&mut self, timeout: Duration) -> Result<TapStats, TapError> {
+        if self.workers.is_empty() {
+            return Err(TapError::Stopped);
+        }
+        self.stop.store(true, Ordering::Release);
+        self.wake();
+        let began = Instant::now();
+        let workers = std::mem::take(&mut self.workers);
+        let stats = workers
+            .iter()
+            .map(|worker| worker.wait(began, timeout, |state| state.ended))
+            .collect::<Result<Vec<WorkerStats>, TapError>>()?;
+        if let Some((live, _)) = &self.live {
+            live.finish();
+        }
+        Ok(self.merged(stats))
     }
 }
 
 impl Drop for Tap {
     fn drop(&mut self) {
-        self.shared.stop.store(true, Ordering::Release);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
+        self.stop.store(true, Ordering::Release);
+        self.wake();
+        for worker in self.workers.drain(..) {
             // A worker looks up every few milliseconds; its panic was recorded.
-            drop(thread.join());
+            drop(worker.thread.join());
         }
     }
 }

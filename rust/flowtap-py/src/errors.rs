@@ -25,6 +25,15 @@ pub(crate) fn data_plane(message: &str) -> PyErr {
     Python::attach(|py| raise(py, "DataPlaneError", message, |py| Ok(PyDict::new(py))))
 }
 
+/// `flowtap.errors.PermissionMissingError`.
+pub(crate) fn permission_missing(right: &str, message: &str) -> PyErr {
+    Python::attach(|py| {
+        raise(py, "PermissionMissingError", message, |py| {
+            [("right", right)].into_py_dict(py)
+        })
+    })
+}
+
 /// `flowtap.errors.CriteriaError`.
 pub(crate) fn criteria(field: &str, value: &str, message: &str, syntax: bool) -> PyErr {
     Python::attach(|py| {

@@ -34,7 +34,7 @@ mod _flowtap {
         receiver::Receiver,
         replay::{Replay, ReplayReport},
         rights::{keep_rights, rights_held, serve_broker},
-        stats::{CriterionStats, DestinationStats, Stats},
+        stats::{CaptureStats, CriterionStats, DestinationStats, Stats},
         table::FilterTable,
         tap::Tap,
         usage::{UsageFile, UsageRecord},

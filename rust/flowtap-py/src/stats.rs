@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 
 use flowtap_core::counters::{CriterionCounters, Stats as CoreStats};
 use flowtap_io::export::ExportCount;
-use flowtap_io::tap::TapStats;
+use flowtap_io::tap::{CaptureCount, TapStats};
 use pyo3::prelude::*;
 
 use crate::errors;
@@ -72,6 +72,65 @@ impl DestinationStats {
     }
 }
 
+/// The account of one interface.
+#[pyclass(frozen, module = "flowtap")]
+pub(crate) struct CaptureStats(CaptureCount);
+
+#[pymethods]
+impl CaptureStats {
+    #[getter]
+    fn interface(&self) -> &str {
+        &self.0.interface
+    }
+
+    #[getter]
+    fn is_up(&self) -> bool {
+        self.0.is_up
+    }
+
+    #[getter]
+    fn received(&self) -> u64 {
+        self.0.received
+    }
+
+    #[getter]
+    fn dropped(&self) -> u64 {
+        self.0.dropped
+    }
+
+    #[getter]
+    fn freezes(&self) -> u64 {
+        self.0.freezes
+    }
+
+    #[getter]
+    fn super_frames_whole(&self) -> u64 {
+        self.0.super_frames_whole
+    }
+
+    #[getter]
+    fn filtered_out(&self) -> u64 {
+        self.0.filtered_out
+    }
+
+    #[getter]
+    fn reopened(&self) -> u64 {
+        self.0.reopened
+    }
+
+    #[getter]
+    fn filter(&self) -> &str {
+        &self.0.filter
+    }
+
+    fn __repr__(&self) -> String {
+        format!(
+            "<CaptureStats {}: {} received, {} dropped>",
+            self.0.interface, self.0.received, self.0.dropped
+        )
+    }
+}
+
 /// A frozen account whose equations have been checked.
 #[pyclass(frozen, skip_from_py_object, module = "flowtap")]
 #[derive(Clone)]
@@ -81,6 +140,10 @@ pub(crate) struct Stats {
     exports: Option<HashMap<String, ExportCount>>,
     #[pyo3(get)]
     generation: u64,
+    captures: Vec<CaptureCount>,
+    /// Matched frames that were written to a file.
+    #[pyo3(get)]
+    written: u64,
 }
 
 impl Stats {
@@ -97,6 +160,8 @@ impl Stats {
             core,
             exports,
             generation,
+            captures: Vec::new(),
+            written: 0,
         })
     }
 
@@ -137,7 +202,11 @@ impl Stats {
     }
 
     pub(crate) fn of_tap(stats: TapStats) -> PyResult<Self> {
-        Self::new(stats.engine, stats.exported, stats.generation)
+        Ok(Self {
+            captures: stats.captures,
+            written: stats.written,
+            ..Self::new(stats.engine, stats.exported, stats.generation)?
+        })
     }
 }
 
@@ -161,6 +230,18 @@ impl Stats {
     #[getter]
     fn own(&self) -> u64 {
         self.core.own
+    }
+
+    /// Frames that were seen just before on another interface.
+    #[getter]
+    fn duplicates(&self) -> u64 {
+        self.core.duplicates
+    }
+
+    /// One account an interface of a live tap.
+    #[getter]
+    fn captures(&self) -> Vec<CaptureStats> {
+        self.captures.iter().cloned().map(CaptureStats).collect()
     }
 
     #[getter]

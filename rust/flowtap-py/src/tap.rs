@@ -1,16 +1,24 @@
-//! The running data plane over capture files.
+//! The running data plane: capture files in the caller's loop, or files and interfaces on threads of their own.
 
+use std::collections::HashSet;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use flowtap_core::batch::CopyBatch as CoreBatch;
+use flowtap_core::own::OwnEndpoint;
 use flowtap_core::table::FilterTable as CoreTable;
-use flowtap_io::broker::Broker;
-use flowtap_io::tap::{CaptureBatches, Pace, PlayOptions, Tap as IoTap, TapError};
+use flowtap_io::broker::{Broker, udp_socket};
+use flowtap_io::export::ExportOptions;
+use flowtap_io::packet::{RingOptions, Timestamps};
+use flowtap_io::tap::{
+    CaptureBatches, LiveOptions, OutputOptions, Pace, PlayOptions, Tap as IoTap, TapError,
+};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::buffer::CopyBatch;
+use crate::engine::BpfProgram;
 use crate::errors;
 use crate::stats::Stats;
 use crate::table::FilterTable;
@@ -25,17 +33,32 @@ enum State {
     /// Not started yet.
     Ready {
         table: Arc<CoreTable>,
-        options: PlayOptions,
+        source: Box<Source>,
     },
-    /// A worker plays.
-    Playing(IoTap),
+    /// Workers play or capture.
+    Running(IoTap),
     /// Ended; the last account stays.
     Stopped(Stats),
     /// Ended before it began, or failed.
     Gone,
 }
 
-/// The running data plane over capture files.
+/// What is to be tapped.
+enum Source {
+    Files(PlayOptions),
+    Interfaces(LiveOptions),
+}
+
+impl Source {
+    fn start(self, table: Arc<CoreTable>) -> Result<IoTap, TapError> {
+        match self {
+            Self::Files(options) => IoTap::play(table, options),
+            Self::Interfaces(options) => IoTap::live(table, options),
+        }
+    }
+}
+
+/// The running data plane.
 #[pyclass(frozen, module = "flowtap")]
 pub(crate) struct Tap {
     state: Mutex<State>,
@@ -52,7 +75,12 @@ enum PaceArgument {
 }
 
 fn failure(error: &TapError) -> PyErr {
-    errors::data_plane(&error.to_string())
+    match error {
+        TapError::PermissionMissing { right, .. } => {
+            errors::permission_missing(right, &error.to_string())
+        }
+        _ => errors::data_plane(&error.to_string()),
+    }
 }
 
 impl Tap {
@@ -80,6 +108,81 @@ fn pace(given: PaceArgument) -> PyResult<Pace> {
             "pace: \"recorded\", \"fast\" or a number of packets per second above 0 is right",
         )),
     }
+}
+
+/// One interface by its name, or several.
+#[derive(FromPyObject)]
+enum Interfaces {
+    #[pyo3(transparent)]
+    One(String),
+    #[pyo3(transparent)]
+    Several(Vec<String>),
+}
+
+impl Interfaces {
+    fn into_names(self) -> PyResult<Vec<String>> {
+        let names = match self {
+            Self::One(name) => vec![name],
+            Self::Several(names) => names,
+        };
+        if names.is_empty() || names.iter().collect::<HashSet<_>>().len() < names.len() {
+            return Err(PyValueError::new_err(
+                "interfaces: one name, or several different ones, are right",
+            ));
+        }
+        Ok(names)
+    }
+}
+
+/// The most workers for one interface: what a group of the kernel takes (PACKET_FANOUT_MAX before Linux 5.12).
+const WORKERS_MAX: usize = 256;
+const BLOCK_OCTETS: usize = 1 << 20;
+
+fn ring(octets: usize, block_ms: u32) -> PyResult<RingOptions> {
+    let ring = RingOptions {
+        block_octets: BLOCK_OCTETS,
+        blocks: octets / BLOCK_OCTETS,
+        retire_ms: block_ms,
+    };
+    if ring.check().is_err() {
+        return Err(PyValueError::new_err(
+            "ring_octets: 2 MiB to 16 GiB are right; block_ms: 1 to 10000",
+        ));
+    }
+    Ok(ring)
+}
+
+fn endpoints(own: Vec<(u8, Option<IpAddr>, u16)>) -> impl Iterator<Item = OwnEndpoint> {
+    own.into_iter()
+        .map(|(protocol, address, port)| OwnEndpoint {
+            protocol,
+            address: address.map(Into::into),
+            port,
+        })
+}
+
+/// How copies are sent: not at all, from sockets with the tasked source, or through a socket of the caller's.
+fn export_options(
+    given: Option<&Bound<'_, PyAny>>,
+    broker: Option<&Arc<Broker>>,
+) -> PyResult<Option<ExportOptions>> {
+    let Some(given) = given else {
+        return Ok(None);
+    };
+    let options = ExportOptions {
+        broker: broker.cloned(),
+        ..ExportOptions::default()
+    };
+    if let Ok(is_wanted) = given.extract::<bool>() {
+        return Ok(is_wanted.then_some(options));
+    }
+    let descriptor = given.call_method0("fileno")?.extract()?;
+    let socket = udp_socket(descriptor)
+        .map_err(|error| PyValueError::new_err(format!("export: {error}")))?;
+    Ok(Some(ExportOptions {
+        socket: Some(Arc::new(socket)),
+        ..options
+    }))
 }
 
 /// The way to the broker, over a socket that stays the caller's.
@@ -147,33 +250,134 @@ impl Tap {
         };
         Ok(Self::new(State::Ready {
             table: Arc::clone(&table.0),
-            options,
+            source: Box::new(Source::Files(options)),
         }))
     }
 
-    /// Starts the worker.
-    fn start(&self) -> PyResult<()> {
-        let mut state = self.lock()?;
-        match std::mem::replace(&mut *state, State::Gone) {
-            State::Ready { table, options } => {
-                *state =
-                    State::Playing(IoTap::play(table, options).map_err(|error| failure(&error))?);
+    /// Interfaces captured by workers of their own, and the copies sent.
+    #[staticmethod]
+    #[pyo3(signature = (interfaces, table, *, workers=1, export=None, promiscuous=false,
+        direction="ingress", deduplicate_ms=0, prefilter=true, hardware_timestamps=false,
+        ring_octets=64 << 20, block_ms=4, own=Vec::new(), bpf=None, write=None, write_comment=None,
+        snapshot_octets=None, frames_max=None, broker=None))]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a keyword of its own in Python"
+    )]
+    fn live(
+        py: Python<'_>,
+        interfaces: Interfaces,
+        table: &FilterTable,
+        workers: usize,
+        export: Option<&Bound<'_, PyAny>>,
+        promiscuous: bool,
+        direction: &str,
+        deduplicate_ms: u64,
+        prefilter: bool,
+        hardware_timestamps: bool,
+        ring_octets: usize,
+        block_ms: u32,
+        own: Vec<(u8, Option<IpAddr>, u16)>,
+        bpf: Option<&BpfProgram>,
+        write: Option<String>,
+        write_comment: Option<String>,
+        snapshot_octets: Option<usize>,
+        frames_max: Option<u64>,
+        broker: Option<&Bound<'_, PyAny>>,
+    ) -> PyResult<Self> {
+        let monotonic_ns = py.import("time")?.call_method0("monotonic_ns")?.extract()?;
+        let interfaces = interfaces.into_names()?;
+        if !(1..=WORKERS_MAX).contains(&workers) {
+            return Err(PyValueError::new_err(format!(
+                "workers: 1 to {WORKERS_MAX} are right"
+            )));
+        }
+        let broker = broker.map(self::broker).transpose()?;
+        let options = LiveOptions {
+            interfaces,
+            workers,
+            ring: ring(ring_octets, block_ms)?,
+            promiscuous,
+            timestamps: if hardware_timestamps {
+                Timestamps::Hardware
+            } else {
+                Timestamps::Software
+            },
+            any_way: match direction {
+                "ingress" => false,
+                "both" => true,
+                _ => {
+                    return Err(PyValueError::new_err(
+                        "direction: \"ingress\" or \"both\" is right",
+                    ));
+                }
+            },
+            deduplicate_ms,
+            ebpf: prefilter,
+            export: export_options(export, broker.as_ref())?,
+            broker,
+            own: endpoints(own).collect(),
+            program: bpf.map(|program| Arc::clone(&program.0)),
+            output: write.map(|path| OutputOptions {
+                path,
+                comment: write_comment,
+                snapshot_octets: snapshot_octets.unwrap_or(usize::MAX),
+            }),
+            frames_max,
+            monotonic_ns,
+        };
+        Ok(Self::new(State::Ready {
+            table: Arc::clone(&table.0),
+            source: Box::new(Source::Interfaces(options)),
+        }))
+    }
+
+    /// Names control channels of the tap itself, which are never tapped: protocol, address (None for all of this host) and
+    /// port. Only before the start; captures that are played contain none.
+    fn exclude(&self, own: Vec<(u8, Option<IpAddr>, u16)>) -> PyResult<()> {
+        match &mut *self.lock()? {
+            State::Ready { source, .. } => {
+                if let Source::Interfaces(options) = &mut **source {
+                    options.own.extend(endpoints(own));
+                }
                 Ok(())
             }
-            other => {
-                *state = other;
-                Err(errors::data_plane(
-                    "start: only a tap made by Tap.replay can be started, and once",
-                ))
-            }
+            _ => Err(errors::data_plane("exclude: only before the start")),
         }
+    }
+
+    /// Starts the workers.
+    fn start(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| {
+            let mut state = self.lock()?;
+            match std::mem::replace(&mut *state, State::Gone) {
+                State::Ready { table, source } => {
+                    *state = State::Running(source.start(table).map_err(|error| failure(&error))?);
+                    Ok(())
+                }
+                other => {
+                    *state = other;
+                    Err(errors::data_plane(
+                        "start: only a tap made by Tap.replay or Tap.live can be started, and once",
+                    ))
+                }
+            }
+        })
+    }
+
+    /// What has happened to the interfaces since this was asked for last, in words.
+    fn events(&self) -> PyResult<Vec<String>> {
+        Ok(match &*self.lock()? {
+            State::Running(tap) => tap.events(),
+            _ => Vec::new(),
+        })
     }
 
     /// Changes the table; returns its generation when nothing uses the old one any more.
     fn install(&self, py: Python<'_>, table: &FilterTable) -> PyResult<u64> {
         let new = Arc::clone(&table.0);
         py.detach(|| match &mut *self.lock()? {
-            State::Playing(tap) => tap.install(new).map_err(|error| failure(&error)),
+            State::Running(tap) => tap.install(&new).map_err(|error| failure(&error)),
             State::Batches { batches, .. } => {
                 batches.install(new);
                 Ok(0)
@@ -189,7 +393,7 @@ impl Tap {
     /// The account of this moment.
     fn stats(&self, py: Python<'_>) -> PyResult<Stats> {
         py.detach(|| match &*self.lock()? {
-            State::Playing(tap) => tap
+            State::Running(tap) => tap
                 .stats()
                 .map_err(|error| failure(&error))
                 .and_then(Stats::of_tap),
@@ -209,7 +413,7 @@ impl Tap {
         py.detach(|| {
             let mut state = self.lock()?;
             let stats = match &mut *state {
-                State::Playing(tap) => tap
+                State::Running(tap) => tap
                     .stop(timeout)
                     .map_err(|error| failure(&error))
                     .and_then(Stats::of_tap)?,
@@ -227,7 +431,7 @@ impl Tap {
     #[getter]
     fn finished(&self) -> PyResult<bool> {
         Ok(match &*self.lock()? {
-            State::Playing(tap) => tap.is_finished(),
+            State::Running(tap) => tap.is_finished(),
             State::Stopped(_) | State::Gone => true,
             State::Batches { .. } | State::Ready { .. } => false,
         })
@@ -237,7 +441,7 @@ impl Tap {
     #[getter]
     fn error(&self) -> PyResult<Option<String>> {
         Ok(match &*self.lock()? {
-            State::Playing(tap) => tap.error(),
+            State::Running(tap) => tap.error(),
             _ => None,
         })
     }

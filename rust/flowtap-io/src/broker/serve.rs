@@ -1,19 +1,19 @@
 //! The broker's side: opens what a request names, and nothing else.
 
-use std::io::{self, BufRead, BufReader, IoSlice, Read};
-use std::mem::MaybeUninit;
+use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
-use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use socket2::{Domain, Protocol, Socket, Type};
 
-use super::sys;
+use super::{receive, send, sys};
 use crate::packet;
+use crate::prefilter::{descriptors_in, map_for_another, program_for_another};
 
-/// Longest request: a word, an address with a zone and a port.
-const REQUEST_OCTETS: u64 = 256;
+/// Longest request: a line, and a program of the kernel's filter behind it.
+const REQUEST_OCTETS: usize = 64 << 10;
+/// The most that a map of the filter may hold.
+const MAP_OCTETS: usize = 256 << 20;
 
 /// What may be asked for. It comes from the configuration, never from who asks.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +23,7 @@ pub struct Permitted {
 }
 
 impl Permitted {
-    fn open(&self, request: &str) -> Result<OwnedFd, String> {
+    fn open(&self, request: &str, octets: &[u8], maps: &[OwnedFd]) -> Result<OwnedFd, String> {
         let words: Vec<&str> = request.split(' ').collect();
         match *words.as_slice() {
             ["udp", address, port] => {
@@ -38,7 +38,11 @@ impl Permitted {
                 packet::open_socket(interface).map_err(|error| error.to_string())
             }
             ["packet", _] => Err("the configuration names no such interface".to_owned()),
-            _ => Err("no such request; udp, raw and packet are".to_owned()),
+            ["map", kind, key_octets, value_octets, entries] => {
+                map([kind, key_octets, value_octets, entries])
+            }
+            ["program"] => program(octets, maps),
+            _ => Err("no such request; udp, raw, packet, map and program are".to_owned()),
         }
     }
 }
@@ -70,31 +74,74 @@ fn raw(domain: Domain) -> Result<OwnedFd, String> {
         .map_err(|error| format!("a raw socket: {error}"))
 }
 
+fn map(numbers: [&str; 4]) -> Result<OwnedFd, String> {
+    let wrong = |_error| "map: four numbers are right".to_owned();
+    let [kind, key_octets, value_octets, entries] = numbers;
+    let key_octets: usize = key_octets.parse().map_err(wrong)?;
+    let value_octets: usize = value_octets.parse().map_err(wrong)?;
+    let entries: u32 = entries.parse().map_err(wrong)?;
+    let octets = usize::try_from(entries)
+        .ok()
+        .and_then(|entries| entries.checked_mul(key_octets.checked_add(value_octets)?));
+    if octets.is_none_or(|octets| octets > MAP_OCTETS) {
+        return Err("the filter needs no map that large".to_owned());
+    }
+    map_for_another(
+        kind.parse().map_err(wrong)?,
+        key_octets,
+        value_octets,
+        entries,
+    )
+    .map_err(|error| format!("a map: {error}"))
+}
+
+/// Loads a program; the numbers of maps in it are those of the other side, in whose order the maps came.
+fn program(octets: &[u8], maps: &[OwnedFd]) -> Result<OwnedFd, String> {
+    let places = descriptors_in(octets);
+    let mut theirs: Vec<i32> = places.iter().map(|&(_, number)| number).collect();
+    theirs.sort_unstable();
+    theirs.dedup();
+    if theirs.len() != maps.len() {
+        return Err("program: every map that it names is right, and no other".to_owned());
+    }
+    let mut octets = octets.to_vec();
+    for (at, number) in places {
+        let ours = theirs
+            .binary_search(&number)
+            .ok()
+            .and_then(|at| maps.get(at));
+        let place = octets.get_mut(at..).and_then(<[u8]>::first_chunk_mut);
+        if let (Some(ours), Some(place)) = (ours, place) {
+            *place = ours.as_raw_fd().to_ne_bytes();
+        }
+    }
+    program_for_another(&octets)
+}
+
 /// Answers requests until the other side closes the connection.
 ///
 /// # Errors
 /// The descriptor is no socket, a request is no line of text, or an answer could not be given.
-pub fn serve(connection: OwnedFd, permitted: &Permitted) -> io::Result<()> {
-    let connection = UnixStream::from(connection);
-    let mut requests = BufReader::new(connection.try_clone()?);
-    let mut request = String::new();
+pub fn serve(connection: BorrowedFd<'_>, permitted: &Permitted) -> io::Result<()> {
+    let mut request = vec![0; REQUEST_OCTETS];
     loop {
-        request.clear();
-        (&mut requests)
-            .take(REQUEST_OCTETS)
-            .read_line(&mut request)?;
-        if request.is_empty() {
+        let (length, maps) = receive(connection, &mut request)?;
+        let message = request.get(..length).unwrap_or_default();
+        if message.is_empty() {
             return Ok(());
         }
-        let Some(line) = request.strip_suffix('\n') else {
+        let end = message.iter().position(|&octet| octet == b'\n');
+        let parts = end.and_then(|end| message.split_at_checked(end + 1));
+        let line = parts.and_then(|(line, _)| str::from_utf8(line).ok());
+        let (Some(line), Some((_, octets))) = (line, parts) else {
             return Err(io::Error::new(
                 io::ErrorKind::InvalidData,
-                "a request is one line of at most 256 octets",
+                "a request begins with one line of text",
             ));
         };
-        match permitted.open(line) {
-            Ok(descriptor) => answer(connection.as_fd(), "ok\n", Some(descriptor.as_fd()))?,
-            Err(reason) => answer(connection.as_fd(), &format!("no {reason}\n"), None)?,
+        match permitted.open(line.trim_end(), octets, &maps) {
+            Ok(descriptor) => send(connection, "ok\n", &[], &[descriptor.as_fd()])?,
+            Err(reason) => send(connection, &format!("no {reason}\n"), &[], &[])?,
         }
     }
 }
@@ -103,70 +150,73 @@ pub fn serve(connection: OwnedFd, permitted: &Permitted) -> io::Result<()> {
 ///
 /// # Errors
 /// As for [`serve`].
-pub fn serve_number(descriptor: std::os::fd::RawFd, permitted: &Permitted) -> io::Result<()> {
-    serve(sys::duplicate(descriptor)?, permitted)
-}
-
-fn answer(
-    connection: BorrowedFd<'_>,
-    text: &str,
-    descriptor: Option<BorrowedFd<'_>>,
-) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut control = SendAncillaryBuffer::new(&mut space);
-    let descriptors: Vec<BorrowedFd<'_>> = descriptor.into_iter().collect();
-    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
-        return Err(io::Error::other("no room for a descriptor"));
-    }
-    // The answer is far shorter than what a local socket takes at once.
-    let sent = sendmsg(
-        connection,
-        &[IoSlice::new(text.as_bytes())],
-        &mut control,
-        SendFlags::NOSIGNAL,
-    )?;
-    if sent == text.len() {
-        Ok(())
-    } else {
-        Err(io::Error::from(io::ErrorKind::WriteZero))
-    }
+pub fn serve_number(descriptor: RawFd, permitted: &Permitted) -> io::Result<()> {
+    serve(sys::duplicate(descriptor)?.as_fd(), permitted)
 }
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::sync::Arc;
     use std::thread;
 
-    use super::super::Broker;
-    use super::*;
+    use flowtap_core::frame::LinkType;
 
-    fn served(requests: &[u8]) -> io::Result<()> {
-        let (ours, theirs) = UnixStream::pair()?;
-        (&ours).write_all(requests)?;
-        ours.shutdown(std::net::Shutdown::Write)?;
-        serve(OwnedFd::from(theirs), &Permitted::default())
+    use super::super::{Broker, pair};
+    use super::*;
+    use crate::prefilter::{
+        AddressCover, FamilyCover, Prefilter, PrefilterKind, PrefilterOptions, Prefix,
+    };
+    use crate::rights;
+
+    fn served(requests: &[&[u8]]) -> io::Result<()> {
+        let (ours, theirs) = pair()?;
+        for request in requests {
+            send(ours.as_fd(), "", request, &[])?;
+        }
+        rustix::net::shutdown(&ours, rustix::net::Shutdown::Write)?;
+        serve(theirs.as_fd(), &Permitted::default())
     }
 
     #[test]
     fn a_request_that_is_no_line_ends_it() {
-        served(b"").unwrap();
-        served(b"nonsense\nudp\nudp nowhere 1\npacket eth0\n\n").unwrap();
+        served(&[]).unwrap();
+        let refused: [&[u8]; 9] = [
+            b"nonsense\n",
+            b"udp\n",
+            b"udp nowhere 1\n",
+            b"packet eth0\n",
+            b"\n",
+            b"map 1 4 x 1\n",
+            b"map 1 4 4 4000000000\n",
+            b"map 7 4 4 1\n",
+            b"program\n1234567",
+        ];
+        served(&refused).unwrap();
         for octets in [&b"raw 4"[..], &[b'x'; 300], b"\xff\n"] {
             assert_eq!(
-                served(octets).unwrap_err().kind(),
+                served(&[octets]).unwrap_err().kind(),
                 io::ErrorKind::InvalidData
             );
         }
     }
 
     #[test]
+    fn a_program_comes_with_the_maps_that_it_names() {
+        // Loads the map with the descriptor 9, which did not come.
+        let program = [0x18, 0x11, 0, 0, 9, 0, 0, 0];
+        let answer = Permitted::default().open("program", &program, &[]);
+        let reason = answer.unwrap_err();
+        assert!(reason.contains("every map that it names"), "{reason}");
+    }
+
+    #[test]
     fn only_what_the_configuration_names_is_opened() {
-        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (ours, theirs) = pair().unwrap();
         let permitted = Permitted {
             interfaces: vec!["lo".to_owned()],
         };
-        let side = thread::spawn(move || serve(OwnedFd::from(theirs), &permitted));
-        let broker = Broker::new(OwnedFd::from(ours)).unwrap();
+        let side = thread::spawn(move || serve(theirs.as_fd(), &permitted));
+        let broker = Broker::new(ours).unwrap();
         let refusal = broker.packet("eth0").unwrap_err();
         assert_eq!(refusal, "the configuration names no such interface");
         let source = "192.0.2.1:40000".parse().unwrap();
@@ -183,6 +233,52 @@ mod tests {
             }
         }
         drop(broker);
+        side.join().unwrap().unwrap();
+    }
+
+    /// A thread without rights has a filter of maps and a program all the same, and changes it.
+    #[test]
+    fn the_kernel_s_filter_is_made_for_who_may_not() {
+        if !rights::held().unwrap().contains(&"CAP_BPF") {
+            println!("not run: it needs CAP_BPF");
+            return;
+        }
+        let (ours, theirs) = pair().unwrap();
+        let side = thread::spawn(move || serve(theirs.as_fd(), &Permitted::default()));
+        let host = |last: u32| FamilyCover {
+            source: vec![Prefix::host(0x0a00_0000 + last)],
+            ..FamilyCover::default()
+        };
+        let cover = move |last: u32| AddressCover {
+            v4: host(last),
+            ..AddressCover::default()
+        };
+        let asked = thread::spawn(move || {
+            rights::keep_only(&[]).unwrap();
+            let options = PrefilterOptions {
+                link_type: LinkType::Ipv4,
+                ..PrefilterOptions::default()
+            };
+            let alone = Prefilter::with_broker(&cover(1), options, None);
+            let broker = Arc::new(Broker::new(ours).unwrap());
+            let mut brokered = Prefilter::with_broker(&cover(1), options, Some(broker));
+            let first = brokered.kind();
+            // More than the first maps have room for.
+            for last in 2..5_000 {
+                let _step = brokered.add(&cover(last));
+            }
+            (alone.kind(), first, brokered.kind())
+        });
+        let (alone, first, grown) = asked.join().unwrap();
+        assert!(!matches!(alone, PrefilterKind::Ebpf { .. }), "{alone}");
+        assert!(
+            matches!(first, PrefilterKind::Ebpf { entries: 1, .. }),
+            "{first}"
+        );
+        assert!(
+            matches!(grown, PrefilterKind::Ebpf { entries: 4_999, .. }),
+            "{grown}"
+        );
         side.join().unwrap().unwrap();
     }
 }

@@ -10,8 +10,9 @@ mod sockets;
 mod sys;
 mod udp;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -45,6 +46,8 @@ pub struct ExportOptions {
     pub segmentation: bool,
     /// Opens what this process may not.
     pub broker: Option<Arc<Broker>>,
+    /// A UDP socket of the caller's, which sends all copies with its own source address in place of the tasked ones.
+    pub socket: Option<Arc<OwnedFd>>,
 }
 
 impl Default for ExportOptions {
@@ -55,6 +58,7 @@ impl Default for ExportOptions {
             sockets_max: 64,
             segmentation: true,
             broker: None,
+            socket: None,
         }
     }
 }
@@ -107,6 +111,26 @@ impl LostCopies {
 }
 
 impl ExportCount {
+    /// The counts of several exporters, those of one destination together.
+    #[must_use]
+    pub fn merged(counts: impl Iterator<Item = Self>) -> Vec<Self> {
+        let mut all: Vec<Self> = Vec::new();
+        let mut places: HashMap<String, usize> = HashMap::new();
+        for count in counts {
+            let known = places.get(&count.id).and_then(|&at| all.get_mut(at));
+            if let Some(sum) = known {
+                sum.exported = sum.exported.saturating_add(count.exported);
+                sum.dropped = sum.dropped.saturating_add(count.dropped);
+                sum.lost.merge(&count.lost);
+                sum.last_error = count.last_error.or(sum.last_error.take());
+            } else {
+                places.insert(count.id.clone(), all.len());
+                all.push(count);
+            }
+        }
+        all
+    }
+
     fn new(id: &str) -> Self {
         Self {
             id: id.to_owned(),

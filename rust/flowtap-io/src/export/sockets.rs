@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,7 +21,10 @@ const RIGHT_MISSING: &str =
     "the source address is not one of this host's, and using it needs the right CAP_NET_RAW";
 
 /// A socket as wished; the broker binds it where this process may not.
-fn open_udp(wish: &Wish, broker: Option<&Broker>) -> Result<Udp, Refusal> {
+fn open_udp(wish: &Wish, broker: Option<&Broker>, given: Option<&OwnedFd>) -> Result<Udp, Refusal> {
+    if let Some(given) = given {
+        return Udp::over(given);
+    }
     match (Udp::open(wish), broker) {
         (Err(Refusal::RightMissing), Some(broker)) => {
             let descriptor = broker
@@ -85,6 +89,7 @@ pub(super) struct Sockets {
     capacity: usize,
     send_buffer_octets: usize,
     broker: Option<Arc<Broker>>,
+    given: Option<Arc<OwnedFd>>,
     entries: HashMap<Key, Entry>,
     raw_v4: Option<Raw>,
     raw_v6: Option<Raw>,
@@ -98,6 +103,7 @@ impl Sockets {
             capacity: options.sockets_max.max(1),
             send_buffer_octets: options.send_buffer_octets,
             broker: options.broker.clone(),
+            given: options.socket.clone(),
             entries: HashMap::new(),
             raw_v4: None,
             raw_v6: None,
@@ -182,7 +188,8 @@ impl Sockets {
             send_buffer_octets: self.send_buffer_octets,
         };
         let broker = self.broker.as_deref();
-        let open = || match open_udp(&wish, broker) {
+        let given = self.given.as_deref();
+        let open = || match open_udp(&wish, broker, given) {
             Ok(udp) => Channel::Udp(udp),
             Err(Refusal::InUse) => Channel::Raw,
             Err(refusal) => {

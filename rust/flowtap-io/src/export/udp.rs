@@ -213,6 +213,18 @@ impl Udp {
         })
     }
 
+    /// Sends through a socket that is and stays somebody else's, and whose settings are his.
+    pub(super) fn over(given: &OwnedFd) -> Result<Self, Refusal> {
+        let socket = given
+            .try_clone()
+            .map_err(failed("the socket for copies cannot be used"))?;
+        Ok(Self {
+            socket: socket.into(),
+            transparent: true,
+            ttl: None,
+        })
+    }
+
     /// Sets the time to live of what is sent from now on.
     pub(super) fn set_ttl(&mut self, ttl: u8, v6: bool) -> io::Result<()> {
         if self.ttl == Some(ttl) {

@@ -15,6 +15,46 @@ pub(super) struct Instruction {
     immediate: i32,
 }
 
+impl Instruction {
+    /// Where the immediate number stands in the octets.
+    pub(super) const IMMEDIATE_OFFSET: usize = 4;
+
+    /// As the kernel reads it.
+    pub(super) fn octets(self) -> [u8; 8] {
+        let offset = self.offset.to_ne_bytes();
+        let immediate = self.immediate.to_ne_bytes();
+        let mut octets = [self.code, self.registers, 0, 0, 0, 0, 0, 0];
+        for (place, octet) in octets
+            .iter_mut()
+            .skip(2)
+            .zip(offset.into_iter().chain(immediate))
+        {
+            *place = octet;
+        }
+        octets
+    }
+
+    /// From what the kernel reads.
+    pub(super) fn of_octets(octets: [u8; 8]) -> Self {
+        let [code, registers, offset @ .., _, _, _, _] = octets;
+        let [.., fourth, fifth, sixth, last] = octets;
+        Self {
+            code,
+            registers,
+            offset: i16::from_ne_bytes(offset),
+            immediate: i32::from_ne_bytes([fourth, fifth, sixth, last]),
+        }
+    }
+
+    /// The descriptor of the map that it loads; None for any other instruction.
+    pub(super) const fn map_descriptor(self) -> Option<i32> {
+        match self.registers >> 4 {
+            PSEUDO_MAP | PSEUDO_MAP_VALUE if self.code == LOAD_WIDE => Some(self.immediate),
+            _ => None,
+        }
+    }
+}
+
 /// The registers: R0 holds results, R1 to R5 arguments and are lost in a call, R6 to R9 survive one, R10 is the end of
 /// the stack.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use super::PrefilterOptions;
 use super::cover::{Address, Changes, Counts, FamilyCounts};
+use super::maker::Maker;
 use super::maps::FamilyMaps;
 use super::program::{FamilyPlan, Plan, build};
 use super::sys::{Program, Refused};
@@ -58,6 +59,7 @@ fn load(
     counts: &Counts,
     v4: &FamilyMaps<u32>,
     v6: &FamilyMaps<u128>,
+    maker: &Maker,
 ) -> Result<Program, String> {
     let instructions = build(&Plan {
         link_type: options.link_type,
@@ -66,7 +68,9 @@ fn load(
         v6: family(&counts.v6, v6),
     })
     .map_err(|error| error.to_string())?;
-    Program::load(&instructions).map_err(|refused| refusal(&refused))
+    maker
+        .program(&instructions)
+        .map_err(|refused| refusal(&refused))
 }
 
 impl Ebpf {
@@ -74,11 +78,15 @@ impl Ebpf {
     ///
     /// # Errors
     /// Why there is none, in words.
-    pub(super) fn new(options: &PrefilterOptions, counts: &Counts) -> Result<Self, String> {
-        let v4 = FamilyMaps::create(&counts.v4).map_err(|error| reason(&error))?;
-        let v6 = FamilyMaps::create(&counts.v6).map_err(|error| reason(&error))?;
+    pub(super) fn new(
+        options: &PrefilterOptions,
+        counts: &Counts,
+        maker: &Maker,
+    ) -> Result<Self, String> {
+        let v4 = FamilyMaps::create(&counts.v4, maker).map_err(|error| reason(&error))?;
+        let v6 = FamilyMaps::create(&counts.v6, maker).map_err(|error| reason(&error))?;
         Ok(Self {
-            program: load(options, counts, &v4, &v6)?,
+            program: load(options, counts, &v4, &v6, maker)?,
             v4,
             v6,
         })
@@ -93,14 +101,15 @@ impl Ebpf {
         options: &PrefilterOptions,
         changes: &Changes,
         counts: &Counts,
+        maker: &Maker,
     ) -> Result<bool, String> {
-        let v4 = self.v4.follow(&changes.v4, &counts.v4);
-        let v6 = self.v6.follow(&changes.v6, &counts.v6);
+        let v4 = self.v4.follow(&changes.v4, &counts.v4, maker);
+        let v6 = self.v6.follow(&changes.v6, &counts.v6, maker);
         let same = v4.map_err(|error| reason(&error))? & v6.map_err(|error| reason(&error))?;
         if same && !changes.v4.open && !changes.v6.open {
             return Ok(false);
         }
-        self.program = load(options, counts, &self.v4, &self.v6)?;
+        self.program = load(options, counts, &self.v4, &self.v6, maker)?;
         Ok(true)
     }
 

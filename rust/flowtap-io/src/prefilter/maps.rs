@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::atomic::Ordering;
 
 use super::cover::{Address, ByRole, FamilyChanges, FamilyCounts, Prefix, Role, SPREAD};
+use super::maker::Maker;
 use super::sys::{Map, MapKind, SharedWords};
 
 /// Octets of a value.
@@ -52,7 +53,7 @@ impl AsFd for Gate {
 }
 
 impl Gate {
-    fn create(entries: usize) -> io::Result<Self> {
+    fn create(entries: usize, maker: &Maker) -> io::Result<Self> {
         let words_log2 = (entries / ENTRIES_PER_WORD)
             .checked_next_power_of_two()
             .and_then(|words| u8::try_from(words.trailing_zeros()).ok())
@@ -60,7 +61,7 @@ impl Gate {
                 log2.clamp(GATE_WORDS_LOG2.0, GATE_WORDS_LOG2.1)
             });
         Ok(Self {
-            words: SharedWords::create(1 << words_log2)?,
+            words: maker.words(1 << words_log2)?,
             words_log2,
             stale: 0,
         })
@@ -141,7 +142,7 @@ impl<A> AsFd for HostMap<A> {
 
 impl<A: Address> HostMap<A> {
     /// A map with room for a quarter more than there are, at least, and with all that there are.
-    fn create(counts: &FamilyCounts<A>) -> io::Result<Self> {
+    fn create(counts: &FamilyCounts<A>, maker: &Maker) -> io::Result<Self> {
         let hosts = counts.hosts.len();
         let capacity = hosts
             .saturating_add(hosts / 4)
@@ -151,8 +152,8 @@ impl<A: Address> HostMap<A> {
         let entries = u32::try_from(capacity).map_err(|_large| too_many())?;
         let key_octets = usize::from(A::BITS / 8);
         let mut made = Self {
-            map: Map::create(MapKind::Hash, key_octets, VALUE_OCTETS, entries)?,
-            gate: Gate::create(capacity)?,
+            map: maker.map(MapKind::Hash, key_octets, VALUE_OCTETS, entries)?,
+            gate: Gate::create(capacity, maker)?,
             capacity,
             addresses: PhantomData,
         };
@@ -223,7 +224,7 @@ fn entries_of(length: u8, granule: u8) -> u64 {
 }
 
 impl<A: Address> PrefixMap<A> {
-    fn create(prefixes: &HashMap<Prefix<A>, u32>) -> io::Result<Self> {
+    fn create(prefixes: &HashMap<Prefix<A>, u32>, maker: &Maker) -> io::Result<Self> {
         let mut by_length = HashMap::<u8, u64>::new();
         for prefix in prefixes.keys() {
             let number = by_length.entry(prefix.length()).or_default();
@@ -246,10 +247,10 @@ impl<A: Address> PrefixMap<A> {
         let wanted = usize::try_from(total(granule))
             .map_err(|_small_machine| too_many())?
             .saturating_mul(2);
-        let gate = Gate::create(wanted)?;
+        let gate = Gate::create(wanted, maker)?;
         let key_octets = LENGTH_OCTETS + usize::from(A::BITS / 8);
         let mut made = Self {
-            trie: Map::create(MapKind::PrefixTrie, key_octets, VALUE_OCTETS, TRIE_ENTRIES)?,
+            trie: maker.map(MapKind::PrefixTrie, key_octets, VALUE_OCTETS, TRIE_ENTRIES)?,
             room: gate.room().max(wanted),
             gate,
             granule,
@@ -329,16 +330,16 @@ pub(super) struct FamilyMaps<A> {
 
 impl<A: Address> FamilyMaps<A> {
     /// Maps with all that is counted.
-    pub(super) fn create(counts: &FamilyCounts<A>) -> io::Result<Self> {
+    pub(super) fn create(counts: &FamilyCounts<A>, maker: &Maker) -> io::Result<Self> {
         let prefix_map = |role: Role| {
             let prefixes = counts.prefixes.of(role);
             (!prefixes.is_empty())
-                .then(|| PrefixMap::create(prefixes))
+                .then(|| PrefixMap::create(prefixes, maker))
                 .transpose()
         };
         Ok(Self {
             hosts: (!counts.hosts.is_empty())
-                .then(|| HostMap::create(counts))
+                .then(|| HostMap::create(counts, maker))
                 .transpose()?,
             prefixes: ByRole {
                 source: prefix_map(Role::Source)?,
@@ -353,6 +354,7 @@ impl<A: Address> FamilyMaps<A> {
         &mut self,
         changes: &FamilyChanges<A>,
         counts: &FamilyCounts<A>,
+        maker: &Maker,
     ) -> io::Result<bool> {
         let mut same = true;
         if !changes.hosts.is_empty() {
@@ -361,7 +363,7 @@ impl<A: Address> FamilyMaps<A> {
                 None => false,
             };
             if !followed {
-                self.hosts = Some(HostMap::create(counts)?);
+                self.hosts = Some(HostMap::create(counts, maker)?);
                 same = false;
             }
         }
@@ -376,7 +378,7 @@ impl<A: Address> FamilyMaps<A> {
                 None => false,
             };
             if !followed {
-                *place = Some(PrefixMap::create(prefixes)?);
+                *place = Some(PrefixMap::create(prefixes, maker)?);
                 same = false;
             }
         }
@@ -414,7 +416,7 @@ mod tests {
     fn maps(cover: &FamilyCover<u32>) -> Option<(FamilyMaps<u32>, FamilyCounts<u32>)> {
         let mut counts = FamilyCounts::new();
         counts.change(Change::Add, cover);
-        match FamilyMaps::create(&counts) {
+        match FamilyMaps::create(&counts, &Maker::default()) {
             Ok(maps) => Some((maps, counts)),
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
                 eprintln!("not run: maps need CAP_BPF");
@@ -469,7 +471,7 @@ mod tests {
             let some = hosts(round * 400..round * 400 + 400);
             for change in [Change::Add, Change::Remove] {
                 let changes = counts.change(change, &some);
-                assert!(maps.follow(&changes, &counts).unwrap());
+                assert!(maps.follow(&changes, &counts, &Maker::default()).unwrap());
             }
             // Half as many as the map holds may be there for nothing, two bits each.
             let bits = usize::try_from(bits(&maps)).unwrap();

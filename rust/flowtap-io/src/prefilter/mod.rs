@@ -21,6 +21,7 @@ mod assembler;
 mod classic;
 mod cover;
 mod ebpf;
+mod maker;
 mod maps;
 mod program;
 mod sys;
@@ -29,6 +30,7 @@ use std::fmt;
 use std::io;
 use std::mem;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use flowtap_core::frame::LinkType;
 
@@ -36,6 +38,9 @@ use self::classic::Classic;
 pub use self::cover::{AddressBits, AddressCover, FamilyCover, Prefix};
 use self::cover::{Change, Counts};
 use self::ebpf::Ebpf;
+use self::maker::Maker;
+pub(crate) use self::maker::{descriptors_in, map_for_another, program_for_another};
+use crate::broker::Broker;
 
 /// Tunnels whose inner packets are matched too: the outer packets of these kinds pass, whatever their addresses.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -183,12 +188,12 @@ enum Machine {
 }
 
 impl Machine {
-    fn new(options: &PrefilterOptions, counts: &Counts) -> Self {
+    fn new(options: &PrefilterOptions, counts: &Counts, maker: &Maker) -> Self {
         if !program::knows(options.link_type) {
             return Self::Blind;
         }
         let ebpf = if options.ebpf {
-            Ebpf::new(options, counts)
+            Ebpf::new(options, counts, maker)
         } else {
             Err("eBPF is switched off".to_owned())
         };
@@ -214,18 +219,33 @@ pub struct Prefilter {
     options: PrefilterOptions,
     counts: Counts,
     machine: Machine,
+    maker: Maker,
 }
 
 impl Prefilter {
     /// A filter for what a table could match.
     pub fn new(cover: &AddressCover, options: PrefilterOptions) -> Self {
+        Self::made_by(Maker::default(), cover, options)
+    }
+
+    /// The same, where a broker makes what this process may not.
+    pub fn with_broker(
+        cover: &AddressCover,
+        options: PrefilterOptions,
+        broker: Option<Arc<Broker>>,
+    ) -> Self {
+        Self::made_by(Maker::new(broker), cover, options)
+    }
+
+    fn made_by(maker: Maker, cover: &AddressCover, options: PrefilterOptions) -> Self {
         let mut counts = Counts::new();
         counts.change(Change::Add, cover);
-        let machine = Machine::new(&options, &counts);
+        let machine = Machine::new(&options, &counts, &maker);
         Self {
             options,
             counts,
             machine,
+            maker,
         }
     }
 
@@ -247,11 +267,13 @@ impl Prefilter {
         }
         let reason = match &mut self.machine {
             Machine::Blind => return Step::Seen,
-            Machine::Ebpf(ebpf) => match ebpf.follow(&self.options, &changes, &self.counts) {
-                Ok(false) => return Step::Seen,
-                Ok(true) => return Step::Attach,
-                Err(reason) => reason,
-            },
+            Machine::Ebpf(ebpf) => {
+                match ebpf.follow(&self.options, &changes, &self.counts, &self.maker) {
+                    Ok(false) => return Step::Seen,
+                    Ok(true) => return Step::Attach,
+                    Err(reason) => reason,
+                }
+            }
             Machine::FallenBack { reason, .. } => mem::take(reason),
         };
         self.machine = Machine::fall_back(&self.options, &self.counts, reason);

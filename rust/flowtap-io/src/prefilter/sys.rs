@@ -201,7 +201,33 @@ impl AsFd for Map {
     }
 }
 
+impl MapKind {
+    /// The kind with this number.
+    pub(super) const fn of_number(number: u32) -> Option<Self> {
+        match number {
+            1 => Some(Self::Hash),
+            2 => Some(Self::Array),
+            11 => Some(Self::PrefixTrie),
+            _ => None,
+        }
+    }
+}
+
 impl Map {
+    /// Takes over a map that somebody else has made, with keys and values of these sizes.
+    pub(super) const fn adopt(descriptor: OwnedFd, key_octets: usize, value_octets: usize) -> Self {
+        Self {
+            descriptor,
+            key_octets,
+            value_octets,
+        }
+    }
+
+    /// Hands the map over.
+    pub(super) fn into_descriptor(self) -> OwnedFd {
+        self.descriptor
+    }
+
     /// Makes a map.
     ///
     /// # Errors
@@ -328,15 +354,15 @@ impl AsFd for SharedWords {
 }
 
 impl SharedWords {
-    /// So many words, all zero.
+    /// The only value of a map, so many words, all zero at first.
     ///
     /// # Errors
-    /// What the system says.
-    pub(super) fn create(words: usize) -> io::Result<Self> {
+    /// What the system says; invalid input where the value has another size.
+    pub(super) fn over(map: Map, words: usize) -> io::Result<Self> {
         let octets = words
             .checked_mul(size_of::<AtomicU64>())
+            .filter(|&octets| octets == map.value_octets)
             .ok_or_else(wrong_size)?;
-        let map = Map::create(MapKind::Array, size_of::<u32>(), octets, 1)?;
         // SAFETY: a new mapping anywhere; it ends within the map's only value or the last page of that.
         let mapping = unsafe {
             libc::mmap(
@@ -451,6 +477,19 @@ impl Program {
             descriptor,
             instructions: instructions.len(),
         })
+    }
+
+    /// Takes over a program that somebody else has loaded.
+    pub(super) const fn adopt(descriptor: OwnedFd, instructions: usize) -> Self {
+        Self {
+            descriptor,
+            instructions,
+        }
+    }
+
+    /// Hands the program over.
+    pub(super) fn into_descriptor(self) -> OwnedFd {
+        self.descriptor
     }
 
     /// Instructions, as they were loaded.

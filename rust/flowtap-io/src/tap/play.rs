@@ -1,156 +1,57 @@
-//! The worker's loop: frame, engine, exporter, and a look at what its owner wants.
+//! Plays capture files.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use flowtap_core::batch::CopyBatch;
-use flowtap_core::engine::{Engine, EngineOptions, Framing};
-use flowtap_core::table::FilterTable;
-
-use super::{Pace, PlayOptions, Shared, TapStats};
-use crate::export::{ExportOptions, Exporter};
+use super::station::Station;
+use super::{Pace, PlayOptions, Shared, WorkerStats};
+use crate::export::ExportOptions;
 use crate::files::{CaptureError, CaptureReader, names};
-use crate::swap::TableReader;
+use crate::swap::TableCell;
 
 /// Frames between two looks at the owner while frames come without a pause.
 const FRAMES_PER_LOOK: u32 = 1024;
 /// Longest sleep between two looks; an owner wakes the worker anyway.
 const LONGEST_SLEEP: Duration = Duration::from_millis(50);
-/// Copies that are sent together.
-const BATCH_RECORDS: usize = 512;
 /// Pauses shorter than this are not worth a sleep.
 const SHORTEST_SLEEP: Duration = Duration::from_micros(200);
 
-/// Why the worker left its loop.
+/// Why the player left its loop.
 enum Left {
     Stopped,
     Ended,
     Damaged(CaptureError),
 }
 
-/// Runs until the owner stops it; a panic is caught, recorded and reported.
-pub(super) fn run(shared: &Shared, options: &PlayOptions) {
-    let outcome = catch_unwind(AssertUnwindSafe(|| {
-        let (reader, table) = shared.cell.reader();
-        let mut worker = Worker::new(shared, options, reader, table);
-        worker.play_all();
-        worker.idle();
-        worker.account()
-    }));
-    let mut state = shared.lock();
-    match outcome {
-        Ok(stats) => state.stats = stats,
-        Err(panic) => {
-            let message = panic
-                .downcast_ref::<&str>()
-                .map(|text| (*text).to_owned())
-                .or_else(|| panic.downcast_ref::<String>().cloned())
-                .unwrap_or_else(|| "it gave no reason".to_owned());
-            state.failure = Some(message);
-        }
-    }
-    state.ended = true;
-    drop(state);
-    shared.answered.notify_all();
+/// Plays until the owner stops it.
+pub(super) fn run(
+    shared: &Shared,
+    cell: &Arc<TableCell>,
+    stop: &AtomicBool,
+    options: &PlayOptions,
+) -> WorkerStats {
+    let export = options.export.then(|| ExportOptions {
+        broker: options.broker.clone(),
+        ..ExportOptions::default()
+    });
+    let mut player = Player {
+        shared,
+        options,
+        station: Station::new(shared, cell, stop, export, options.monotonic_ns),
+    };
+    player.play_all();
+    player.idle();
+    player.station.account()
 }
 
-struct Worker<'a> {
+struct Player<'a> {
     shared: &'a Shared,
     options: &'a PlayOptions,
-    tables: TableReader,
-    engine: Engine,
-    exporter: Option<Exporter>,
-    batch: CopyBatch,
-    began: Instant,
-    generation: u64,
+    station: Station<'a>,
 }
 
-impl<'a> Worker<'a> {
-    fn new(
-        shared: &'a Shared,
-        options: &'a PlayOptions,
-        tables: TableReader,
-        table: Arc<FilterTable>,
-    ) -> Self {
-        let framing = if options.export {
-            Framing::Payload
-        } else {
-            Framing::Count
-        };
-        let engine_options = EngineOptions {
-            framing,
-            ..EngineOptions::default()
-        };
-        let export_options = ExportOptions {
-            broker: options.broker.clone(),
-            ..ExportOptions::default()
-        };
-        Self {
-            shared,
-            options,
-            tables,
-            exporter: options
-                .export
-                .then(|| Exporter::new(Arc::clone(&table), export_options)),
-            engine: Engine::new(table, engine_options),
-            batch: CopyBatch::new(),
-            began: Instant::now(),
-            generation: 1,
-        }
-    }
-
-    fn now_ns(&self) -> u64 {
-        let elapsed = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.options.monotonic_ns.saturating_add(elapsed)
-    }
-
-    fn send(&mut self) {
-        if let Some(exporter) = &mut self.exporter
-            && !self.batch.is_empty()
-        {
-            exporter.send(&self.batch);
-        }
-        self.batch.clear();
-    }
-
-    fn account(&self) -> TapStats {
-        TapStats {
-            engine: self.engine.stats(),
-            exported: self.exporter.as_ref().map(Exporter::counters),
-            generation: self.generation,
-        }
-    }
-
-    /// Looks at what the owner wants; true if the worker is to stop.
-    fn look(&mut self) -> bool {
-        if let Some(table) = self.tables.changed() {
-            // Copies of the old table leave before the new one rules.
-            self.send();
-            if let Some(exporter) = &mut self.exporter {
-                exporter.install(Arc::clone(&table));
-            }
-            self.engine.install(table);
-            self.generation = self.shared.cell.generation();
-            self.tables.release();
-        }
-        let asked = {
-            let state = self.shared.lock();
-            (state.asked > state.given).then_some(state.asked)
-        };
-        if let Some(asked) = asked {
-            self.send();
-            let stats = self.account();
-            let mut state = self.shared.lock();
-            state.stats = stats;
-            state.given = asked;
-            drop(state);
-            self.shared.answered.notify_all();
-        }
-        self.shared.stop.load(Ordering::Acquire)
-    }
-
+impl Player<'_> {
     /// Waits until `due`; true if the worker is to stop.
     fn wait_until(&mut self, due: Instant) -> bool {
         loop {
@@ -158,8 +59,8 @@ impl<'a> Worker<'a> {
             if left < SHORTEST_SLEEP {
                 return false;
             }
-            self.send();
-            if self.look() {
+            self.station.send();
+            if self.station.look() {
                 return true;
             }
             std::thread::park_timeout(left.min(LONGEST_SLEEP));
@@ -168,7 +69,7 @@ impl<'a> Worker<'a> {
 
     /// Serves the owner until it stops the worker.
     fn idle(&mut self) {
-        while !self.look() {
+        while !self.station.look() {
             std::thread::park_timeout(LONGEST_SLEEP);
         }
     }
@@ -176,10 +77,10 @@ impl<'a> Worker<'a> {
     /// Waits for the first criteria, where that is asked for; true if the worker is to stop.
     fn wait_for_criteria(&mut self) -> bool {
         loop {
-            if self.look() {
+            if self.station.look() {
                 return true;
             }
-            if self.engine.table().slots().len() >= self.options.wait_for_criteria {
+            if self.station.engine.table().slots().len() >= self.options.wait_for_criteria {
                 return false;
             }
             std::thread::park_timeout(LONGEST_SLEEP);
@@ -197,9 +98,10 @@ impl<'a> Worker<'a> {
                 (left, _) => break left,
             }
         };
-        let now_ns = self.now_ns();
-        self.engine.flush(now_ns, &mut self.batch, &mut ());
-        self.send();
+        let now_ns = self.station.now_ns();
+        let Station { engine, batch, .. } = &mut self.station;
+        engine.flush(now_ns, batch, &mut ());
+        self.station.send();
         let mut state = self.shared.lock();
         match left {
             Left::Stopped => {}
@@ -228,7 +130,9 @@ impl<'a> Worker<'a> {
                         if interfaces.len() != named {
                             named = interfaces.len();
                             let unnamed = self.options.interface.as_deref();
-                            self.engine.name_interfaces(names(interfaces, unnamed));
+                            self.station
+                                .engine
+                                .name_interfaces(names(interfaces, unnamed));
                         }
                         frame
                     }
@@ -241,23 +145,22 @@ impl<'a> Worker<'a> {
                 {
                     return (Left::Stopped, frames);
                 }
-                let now_ns = self.now_ns();
-                self.engine
-                    .process(&frame, now_ns, &mut self.batch, &mut ());
+                let now_ns = self.station.now_ns();
+                self.station
+                    .engine
+                    .process(&frame, now_ns, &mut self.station.batch, &mut ());
                 until_look -= 1;
-                if self.batch.len() >= BATCH_RECORDS {
-                    self.send();
-                }
+                self.station.send_if_full();
                 if until_look == 0 {
                     until_look = FRAMES_PER_LOOK;
-                    if self.look() {
+                    if self.station.look() {
                         return (Left::Stopped, frames);
                     }
                 }
             }
         }
-        self.send();
-        if self.look() {
+        self.station.send();
+        if self.station.look() {
             (Left::Stopped, frames)
         } else {
             (Left::Ended, frames)
