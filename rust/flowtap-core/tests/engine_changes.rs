@@ -102,6 +102,30 @@ fn an_account_stays_with_its_criterion_whatever_its_neighbours_do() {
     assert_eq!(pass(&mut engine), Some(1));
 }
 
+#[test]
+fn a_criterion_that_a_change_brings_begins_to_live_with_the_next_frame() {
+    let first = FilterTable::compile(vec![from(1, "10.0.0.1")], Vec::new()).unwrap();
+    let coming = Entry {
+        lifetime: Lifetime {
+            total_ns: Some(100),
+            ..Lifetime::default()
+        },
+        ..from(2, "192.0.2.1")
+    };
+    let second = first.changed(&[1], vec![coming], None).unwrap();
+    let mut engine = Engine::new(Arc::new(first), EngineOptions::default());
+    let mut batch = CopyBatch::new();
+    let packet = ipv4([192, 0, 2, 1], [198, 51, 100, 1], 17, &udp(1, 1, b""));
+    let mut pass = |engine: &mut Engine, now_ns| {
+        engine.process(&frame(&packet, LinkType::Raw), now_ns, &mut batch, &mut ())
+    };
+    assert_eq!(pass(&mut engine, 1000), Verdict::Missed);
+    engine.install(Arc::new(second));
+    assert_eq!(pass(&mut engine, 2000), Verdict::Matched);
+    assert_eq!(pass(&mut engine, 2099), Verdict::Matched);
+    assert_eq!(pass(&mut engine, 2100), Verdict::Missed);
+}
+
 proptest! {
     #[test]
     fn changing_and_compiling_anew_give_the_same_accounts(

@@ -6,13 +6,17 @@ mod tables;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flowtap_core::packet::PacketKey;
+use flowtap_core::criteria::CriteriaText;
+use flowtap_core::packet::{Address, PacketKey, Transport};
 use flowtap_core::table::{
     AnchorDifference, AnchorPrefix, Destination, Entry, FamilyAnchorChanges, FamilyAnchors,
     FilterTable, TableError,
 };
 use proptest::prelude::*;
-use tables::{any_entry, any_key, check, compile, destination, found, from, ids};
+use tables::{
+    any_entry, any_entry_of_one_source, any_key, check, compile, destination, entry, found, from,
+    ids,
+};
 
 fn host(id: u64) -> Entry {
     from(id, &format!("10.0.{}.{}", id / 250, id % 250))
@@ -154,6 +158,37 @@ fn what_goes_does_not_pass_the_first_look_for_ever() {
         table.may_match(key.source, key.destination)
     });
     assert!(gone.count() < 300);
+    // Nor does the index keep the shape that it had.
+    let last = tables::packet(tables::v4("10.0.16.0"), tables::v4("192.0.2.1"), 17, (1, 1));
+    let alone = compile(vec![host(4000)]);
+    assert_eq!(table.work(&last).probes, alone.work(&last).probes);
+    assert_eq!(table.work(&last).criteria_asked, 1);
+}
+
+#[test]
+fn a_later_fragment_waits_only_for_criteria_that_are_still_there() {
+    let with_port = |id| {
+        let text = CriteriaText {
+            source: Some("192.0.2.1"),
+            destination_port: Some("53"),
+            ..CriteriaText::default()
+        };
+        entry(id, &text)
+    };
+    let mut entries: Vec<Entry> = (1..=12).map(|id| from(id, "192.0.2.1")).collect();
+    entries.extend((13..=15).map(with_port));
+    let table = compile(entries);
+    let fragment = PacketKey {
+        transport: Transport::None,
+        ..tables::packet(tables::v4("192.0.2.1"), tables::v4("192.0.2.2"), 17, (0, 0))
+    };
+    let mut slots = Vec::new();
+    let two = table.changed(&[13, 15], Vec::new(), None).unwrap();
+    let none = two.changed(&[14], Vec::new(), None).unwrap();
+    assert!(table.classify_later_fragment(&fragment, &mut slots));
+    assert!(two.classify_later_fragment(&fragment, &mut slots));
+    assert!(!none.classify_later_fragment(&fragment, &mut slots));
+    assert_eq!(slots.len(), 12);
 }
 
 /// One step: criteria that go, by their place among those that are there, criteria that come, and destinations.
@@ -214,6 +249,33 @@ fn check_anchors<T: Copy + Ord + std::fmt::Debug>(
 
 proptest! {
     #[test]
+    fn crowds_that_shrink_become_few_again(
+        entries in prop::collection::vec(any_entry_of_one_source(), 9..20),
+        order in prop::collection::vec(any::<prop::sample::Index>(), 20),
+        keys in prop::collection::vec(any_key(), 10),
+    ) {
+        let entries = entries.into_iter().flatten().zip(1..);
+        let mut left: Vec<Entry> = entries.map(|(entry, id)| Entry { id, ..entry }).collect();
+        let mut table = compile(left.clone());
+        for at in order {
+            if left.is_empty() {
+                break;
+            }
+            let gone = left.swap_remove(at.index(left.len()));
+            table = table.changed(&[gone.id], Vec::new(), None).unwrap();
+            let anew = compile(left.clone());
+            for key in &keys {
+                let key = PacketKey { source: tables::v4("192.0.2.1"), destination: match key.destination {
+                    Address::V4(_) => key.destination,
+                    Address::V6(_) => tables::v4("192.0.2.5"),
+                }, ..*key };
+                check(&table, &key)?;
+                prop_assert!(table.work(&key).criteria_asked >= anew.work(&key).criteria_asked);
+            }
+        }
+    }
+
+    #[test]
     fn changes_lead_where_compiling_leads(
         steps in prop::collection::vec(any_step(), 1..6),
         keys in prop::collection::vec(any_key(), 10),
@@ -273,7 +335,7 @@ proptest! {
                 // Only the first looks remember what has gone.
                 prop_assert!(changed.work(key).criteria_asked >= anew.work(key).criteria_asked);
                 let mut alone = (Vec::new(), Vec::new());
-                let later = PacketKey { transport: flowtap_core::packet::Transport::None, ..*key };
+                let later = PacketKey { transport: Transport::None, ..*key };
                 prop_assert_eq!(
                     changed.classify_later_fragment(&later, &mut alone.0),
                     anew.classify_later_fragment(&later, &mut alone.1)

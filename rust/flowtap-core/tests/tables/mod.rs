@@ -150,6 +150,25 @@ fn any_addresses() -> impl Strategy<Value = Option<&'static str>> {
 
 /// Criteria that share much: indexes below indexes occur.
 pub(crate) fn any_entry() -> impl Strategy<Value = Option<Entry>> {
+    entry_between(any_addresses(), any_addresses())
+}
+
+/// Criteria of one source: they all come to one place of the index.
+pub(crate) fn any_entry_of_one_source() -> impl Strategy<Value = Option<Entry>> {
+    let destinations = prop::sample::select(vec![
+        None,
+        None,
+        None,
+        Some("192.0.2.3-192.0.2.17"),
+        Some("!192.0.2.5"),
+    ]);
+    entry_between(Just(Some("192.0.2.1")), destinations)
+}
+
+fn entry_between(
+    source: impl Strategy<Value = Option<&'static str>>,
+    destination: impl Strategy<Value = Option<&'static str>>,
+) -> impl Strategy<Value = Option<Entry>> {
     let protocols = prop::sample::select(vec![
         None,
         None,
@@ -173,7 +192,7 @@ pub(crate) fn any_entry() -> impl Strategy<Value = Option<Entry>> {
     };
     let icmp =
         || prop::sample::select(vec![None, None, None, Some("8"), Some("!0"), Some("0-127")]);
-    let addresses = (any_addresses(), any_addresses());
+    let addresses = (source, destination);
     (addresses, protocols, ports(), ports(), icmp(), icmp()).prop_map(
         |((source, destination), protocol, from, to, kind, code)| {
             let text = CriteriaText {
