@@ -4,6 +4,10 @@
 //! [`decode`] records every layer, inner ones too, and where and why it stopped. Both are lax and total: whatever the
 //! octets are, the answer is what could be read of them.
 
+mod inner;
+
+pub(crate) use self::inner::tunnel_in;
+pub use self::inner::{InnerPackets, InnerTunnels};
 use crate::frame::{Frame, LinkType};
 use crate::packet::{Address, PacketKey, Transport};
 pub use crate::wire::StopReason;
@@ -580,7 +584,13 @@ pub fn decode<'a>(frame: &Frame<'a>) -> Decoded<'a> {
             record.stop(reason, upper_at);
             break;
         }
-        reached = walk_upper(frame.data, &packet, upper_offset, &mut record);
+        reached = walk_upper(
+            frame.data,
+            &packet,
+            upper_offset,
+            InnerTunnels::ALL,
+            &mut record,
+        );
     }
     let Record {
         layers,
@@ -597,12 +607,13 @@ pub fn decode<'a>(frame: &Frame<'a>) -> Decoded<'a> {
     }
 }
 
-/// Records the transport layer of `packet` and walks into what it carries, where that is a tunnel.
-fn walk_upper(
+/// Records the transport layer of `packet` and walks into what it carries, where that is one of these tunnels.
+fn walk_upper<T: Trace>(
     data: &[u8],
     packet: &IpPacket<'_>,
     upper_offset: usize,
-    record: &mut Record,
+    tunnels: InnerTunnels,
+    trace: &mut T,
 ) -> Option<Reached> {
     let offset = packet.offset + upper_offset;
     let end = packet.offset + packet.octets.len();
@@ -616,7 +627,7 @@ fn walk_upper(
     }
     let Some(upper) = packet.octets.get(upper_offset..) else {
         // The options of the IPv4 header were cut off.
-        record.stop(StopReason::Truncated, packet.offset);
+        trace.stop(StopReason::Truncated, packet.offset);
         return None;
     };
     let protocol = packet.key.protocol?;
@@ -626,33 +637,33 @@ fn walk_upper(
         protocol::SCTP => LayerKind::Sctp,
         protocol::ICMP if !is_ipv6 => LayerKind::Icmp,
         protocol::ICMPV6 if is_ipv6 => LayerKind::Icmpv6,
-        protocol::GRE => {
-            record.layer(LayerKind::Gre, offset);
+        protocol::GRE if tunnels.gre => {
+            trace.layer(LayerKind::Gre, offset);
             return match Gre::parse(upper) {
                 Ok(header) if header.ether_type == ether_type::ETHERNET => {
-                    walk_ethernet(data, offset + header.header_octets, end, record)
+                    walk_ethernet(data, offset + header.header_octets, end, trace)
                 }
                 Ok(header) => walk_ether_type(
                     data,
                     header.ether_type,
                     offset + header.header_octets,
                     end,
-                    record,
+                    trace,
                 ),
                 Err(reason) => {
-                    record.stop(reason, offset);
+                    trace.stop(reason, offset);
                     None
                 }
             };
         }
-        protocol::IPV4 => {
+        protocol::IPV4 if tunnels.ipip => {
             return Some(Reached {
                 offset,
                 end,
                 is_ipv6: false,
             });
         }
-        protocol::IPV6 => {
+        protocol::IPV6 if tunnels.ipip => {
             return Some(Reached {
                 offset,
                 end,
@@ -660,13 +671,13 @@ fn walk_upper(
             });
         }
         _ => {
-            record.stop(StopReason::Unknown, offset);
+            trace.stop(StopReason::Unknown, offset);
             return None;
         }
     };
-    record.layer(kind, offset);
+    trace.layer(kind, offset);
     if transport::minimum_octets(protocol, is_ipv6).is_some_and(|needed| upper.len() < needed) {
-        record.stop(StopReason::Truncated, offset);
+        trace.stop(StopReason::Truncated, offset);
         return None;
     }
     let Transport::Ports {
@@ -682,14 +693,17 @@ fn walk_upper(
     let payload_offset = offset + transport::UDP_HEADER_OCTETS;
     let payload = part(data, payload_offset, end);
     if destination == vxlan::PORT {
+        if !tunnels.vxlan {
+            return None;
+        }
         // Other traffic may use the port: without the header's flag there is no VXLAN layer.
         vxlan::check(payload).ok()?;
-        record.layer(LayerKind::Vxlan, payload_offset);
-        return walk_ethernet(data, payload_offset + vxlan::HEADER_OCTETS, end, record);
+        trace.layer(LayerKind::Vxlan, payload_offset);
+        return walk_ethernet(data, payload_offset + vxlan::HEADER_OCTETS, end, trace);
     }
-    if destination == gtpu::PORT || source == gtpu::PORT {
+    if tunnels.gtpu && (destination == gtpu::PORT || source == gtpu::PORT) {
         let header_octets = gtpu::header_octets(payload).ok()?;
-        record.layer(LayerKind::Gtpu, payload_offset);
+        trace.layer(LayerKind::Gtpu, payload_offset);
         let inner = payload_offset + header_octets;
         return match version_at(data, inner, end) {
             Ok(is_ipv6) => Some(Reached {
@@ -698,7 +712,7 @@ fn walk_upper(
                 is_ipv6,
             }),
             Err(reason) => {
-                record.stop(reason, inner);
+                trace.stop(reason, inner);
                 None
             }
         };

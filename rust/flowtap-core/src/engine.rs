@@ -1,21 +1,25 @@
 //! Table, fragments, encapsulation and accounts over frames: synchronous, embeddable, without a clock.
 
+mod account;
+mod deliver;
+mod fragments;
+mod inner;
+mod passage;
+
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
-use crate::batch::{CopyBatch, CopyRecord, NO_DESTINATION};
-use crate::counters::{CriterionCounters, DestinationCounters, RefusedCopies, Stats};
-use crate::decode::{IpPacket, Outer};
+use self::deliver::{Copied, Said};
+use crate::batch::CopyBatch;
+use crate::decode::{InnerTunnels, IpPacket, Outer, tunnel_in};
 use crate::duplicates::Duplicates;
-use crate::encap::flowtap;
-use crate::fragments::{FragmentLimits, FragmentMemory, HeldFrame};
-use crate::frame::{Direction, Frame};
+use crate::fragments::{FragmentLimits, FragmentMemory};
+use crate::frame::Frame;
 use crate::local::LocalAddresses;
 use crate::own::OwnTraffic;
-use crate::packet::Address;
-use crate::table::{Destination, FilterTable, Lifetime, Passage, Slot, Used, Way};
+use crate::table::{FilterTable, Lifetime, Passage, Used};
 
 /// What the engine writes into the batch for a copy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +42,9 @@ pub struct EngineOptions {
     pub framing: Framing,
     /// Bounds of the memory of fragmented datagrams.
     pub fragments: FragmentLimits,
+    /// Tunnels whose inner packets criteria are matched against as well; none unless asked for. A frame counts once for a
+    /// criterion, whichever of its packets match, and the copy is always the outermost packet.
+    pub inner: InnerTunnels,
 }
 
 impl Default for EngineOptions {
@@ -45,6 +52,7 @@ impl Default for EngineOptions {
         Self {
             framing: Framing::Datagram { mtu_octets: 1500 },
             fragments: FragmentLimits::default(),
+            inner: InnerTunnels::default(),
         }
     }
 }
@@ -128,26 +136,6 @@ struct Totals {
     refused: u64,
 }
 
-/// What is copied of a frame, and how it passed.
-#[derive(Clone, Copy)]
-struct Copied<'a> {
-    /// Criteria without interfaces have had it.
-    is_duplicate: bool,
-    octets: &'a [u8],
-    /// As counted: the length that the IP header tells, or that of the frame on the wire.
-    length_octets: u32,
-    passage: Passage,
-}
-
-/// What the criteria of some slots said.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Said {
-    Nothing,
-    Own,
-    Duplicate,
-    Match,
-}
-
 /// Matches frames and makes copies.
 #[derive(Debug)]
 pub struct Engine {
@@ -169,6 +157,8 @@ pub struct Engine {
     duplicates: Option<Arc<Duplicates>>,
     /// Slots whose criteria's lifetime has not begun: before the first frame after an install.
     fresh: Vec<usize>,
+    /// Lifetimes have to begin, or inner packets are to be looked at: one question for what most frames have no part in.
+    is_unusual: bool,
     /// Scratch memory: slots of one packet, ids of one datagram, one outer datagram.
     slots: Vec<u32>,
     ids: Vec<u64>,
@@ -186,6 +176,7 @@ impl Engine {
             criteria,
             destinations: vec![DestinationState::default(); table.destinations().len()],
             fresh: (0..slots).collect(),
+            is_unusual: true,
             table,
             options,
             fragments: FragmentMemory::new(options.fragments),
@@ -208,175 +199,6 @@ impl Engine {
         &self.table
     }
 
-    /// Goes over to another table. Accounts and ages follow the ids of criteria and the names of destinations; those
-    /// that left stay in the totals. Where the new table is a change of the present one, this costs about as much as the
-    /// change.
-    pub fn install(&mut self, table: Arc<FilterTable>) {
-        let mut moved: Vec<(usize, Option<CriterionState>)> = Vec::new();
-        self.table.differing_slots(&table, |number| {
-            let (old, new) = (self.table.slot(number), table.slot(number));
-            if let Some(new) = new {
-                self.hand_on(new);
-            }
-            if let (Some(new), Ok(at)) = (new, usize::try_from(number))
-                && old.map(Slot::id) != Some(new.id())
-            {
-                let state = self.table.slot_of(new.id()).and_then(|old| self.state(old));
-                moved.push((at, state));
-            }
-        });
-        let end = usize::try_from(table.slots_end()).unwrap_or(usize::MAX);
-        self.criteria.resize(end, CriterionState::default());
-        for (at, state) in moved {
-            if let Some(place) = self.criteria.get_mut(at) {
-                *place = state.unwrap_or_default();
-                if place.since_ns.is_none() {
-                    self.fresh.push(at);
-                }
-            }
-        }
-        if self.fresh.len() > self.criteria.len() {
-            // Many changes without a frame between them: some slots are there several times.
-            self.fresh = (0..self.criteria.len()).collect();
-        }
-        if !self.table.shares_destinations(&table) {
-            self.destinations = self.destinations_of(&table);
-            self.refused = self.refused_of(&table);
-            if let Some(own) = &mut self.own {
-                own.follow(&table);
-            }
-        }
-        if !self.refused.is_empty() {
-            self.refused
-                .retain(|&(id, _), _| table.slot_of(id).is_some());
-        }
-        self.table = table;
-        self.number_interfaces();
-    }
-
-    /// Names the source's interfaces, in the order in which its frames number them.
-    pub fn name_interfaces(&mut self, names: Vec<Option<String>>) {
-        self.interfaces = names;
-        self.number_interfaces();
-    }
-
-    fn number_interfaces(&mut self) {
-        self.interface_numbers.clear();
-        if self.table.interface_count() > 0 {
-            let names = self.interfaces.iter();
-            let number = |name: &Option<String>| self.table.interface(name.as_deref()?);
-            self.interface_numbers.extend(names.map(number));
-        }
-    }
-
-    /// Tells which source addresses the frames have that this host sends and does not only forward.
-    pub fn set_local_addresses(&mut self, local: Arc<LocalAddresses>) {
-        self.local = Some(local);
-    }
-
-    /// Asks criteria without interfaces about every frame, whichever way it goes: for interfaces that show the traffic of
-    /// others.
-    pub const fn ask_any_way(&mut self) {
-        self.is_any_way = true;
-    }
-
-    /// Tells what belongs to the tap itself.
-    pub fn set_own_traffic(&mut self, mut own: OwnTraffic) {
-        own.follow(&self.table);
-        self.own = Some(own);
-    }
-
-    /// Copies a packet once where it is seen several times; the memory may be shared with other engines.
-    pub fn set_duplicates(&mut self, duplicates: Arc<Duplicates>) {
-        self.duplicates = Some(duplicates);
-    }
-
-    fn is_own(&self, packet: &IpPacket<'_>) -> bool {
-        self.own
-            .as_ref()
-            .is_some_and(|own| own.contains(packet, self.local.as_deref()))
-    }
-
-    /// How a frame passes; whoever sends from another address forwards.
-    #[inline]
-    fn passage(&self, frame: &Frame<'_>, source: Option<Address>) -> Passage {
-        let way = match (frame.direction, &self.local) {
-            (Direction::Unknown | Direction::Inbound, _) => Way::In,
-            (Direction::Outbound, None) => Way::Made,
-            (Direction::Outbound, Some(local)) => {
-                if source.is_some_and(|source| local.made(source)) {
-                    Way::Made
-                } else {
-                    Way::Forwarded
-                }
-            }
-        };
-        let interface = usize::try_from(frame.interface)
-            .ok()
-            .and_then(|at| self.interface_numbers.get(at).copied().flatten());
-        Passage {
-            way,
-            is_any_way: self.is_any_way,
-            interface,
-        }
-    }
-
-    /// Lets a criterion of another table go on from what that with its id has used.
-    fn hand_on(&self, new: &Slot) {
-        let Some((_, used)) = new.limits() else {
-            return;
-        };
-        let Some(old) = self.table.slot_of(new.id()) else {
-            return;
-        };
-        match self.table.slot(old).and_then(Slot::limits) {
-            Some((_, before)) if std::ptr::eq(before, used) => {}
-            Some((_, before)) => {
-                let (packets, octets, last_match_ns) = before.counts();
-                used.raise(packets, octets, last_match_ns);
-            }
-            None => {
-                let state = self.state(old).unwrap_or_default();
-                used.raise(state.packets, state.octets, state.last_match_ns);
-            }
-        }
-    }
-
-    /// The states of another table's destinations: those of the present ones with the same names.
-    fn destinations_of(&self, table: &FilterTable) -> Vec<DestinationState> {
-        let present = self.table.destinations().iter();
-        let states: HashMap<&str, DestinationState, RandomState> = present
-            .map(|destination| destination.id.as_str())
-            .zip(self.destinations.iter().copied())
-            .collect();
-        let state = |destination: &Destination| states.get(destination.id.as_str()).copied();
-        let others = table.destinations().iter();
-        others
-            .map(|destination| state(destination).unwrap_or_default())
-            .collect()
-    }
-
-    /// What was refused, by the indexes of another table's destinations.
-    fn refused_of(&self, table: &FilterTable) -> HashMap<(u64, u32), (u64, u64), RandomState> {
-        let index_of: HashMap<&str, u32, RandomState> = table
-            .destinations()
-            .iter()
-            .map(|destination| destination.id.as_str())
-            .zip(0..)
-            .collect();
-        let others = self.refused.iter().filter_map(|(&(id, index), &refused)| {
-            let index = usize::try_from(index).ok()?;
-            let name = self.table.destinations().get(index)?.id.as_str();
-            Some(((id, *index_of.get(name)?), refused))
-        });
-        others.collect()
-    }
-
-    /// The state of the criterion in a slot.
-    fn state(&self, slot: u32) -> Option<CriterionState> {
-        self.criteria.get(usize::try_from(slot).ok()?).copied()
-    }
-
     /// Takes one frame. Copies are appended to `batch`; `now_ns` drives lifetimes and the memory of fragments.
     #[inline]
     pub fn process(
@@ -388,10 +210,33 @@ impl Engine {
     ) -> Verdict {
         self.totals.frames += 1;
         self.totals.octets += u64::try_from(frame.data.len()).unwrap_or(u64::MAX);
-        if !self.fresh.is_empty() {
-            self.begin_lifetimes(now_ns);
+        let tunnel = if self.is_unusual {
+            self.begin(frame, now_ns)
+        } else {
+            None
+        };
+        let verdict = if let Some(outer) = tunnel {
+            self.process_tunnel(frame, &outer, now_ns, batch, sink)
+        } else {
+            self.process_plain(frame, now_ns, batch, sink)
+        };
+        if self.table.circuits().is_empty() || verdict == Verdict::Own {
+            verdict
+        } else {
+            self.process_circuits(frame, verdict, now_ns, batch, sink)
         }
-        let verdict = match Outer::of(frame) {
+    }
+
+    /// Takes a frame whose outermost packet alone counts.
+    #[inline]
+    fn process_plain(
+        &mut self,
+        frame: &Frame<'_>,
+        now_ns: u64,
+        batch: &mut CopyBatch,
+        sink: &mut impl MatchSink,
+    ) -> Verdict {
+        match Outer::of(frame) {
             None => {
                 self.totals.undecodable += 1;
                 Verdict::Undecodable
@@ -400,11 +245,6 @@ impl Engine {
                 Verdict::Missed
             }
             Some(outer) => self.process_packet(frame, &outer, now_ns, batch, sink),
-        };
-        if self.table.circuits().is_empty() || verdict == Verdict::Own {
-            verdict
-        } else {
-            self.process_circuits(frame, verdict, now_ns, batch, sink)
         }
     }
 
@@ -417,7 +257,7 @@ impl Engine {
         sink: &mut impl MatchSink,
     ) -> Verdict {
         let passage = self.passage(frame, Some(outer.source));
-        if passage.way == Way::Forwarded && !self.is_any_way && !self.table.has_outputs() {
+        if self.is_out_of_question(passage) {
             return Verdict::Missed;
         }
         let packet = outer.packet();
@@ -427,7 +267,7 @@ impl Engine {
         }
         match packet.fragment {
             Some(fragment) if !fragment.is_atomic() => {
-                self.process_fragment(frame, &packet, passage, now_ns, batch, sink)
+                self.process_fragment(frame, &packet, &fragment, passage, now_ns, batch, sink)
             }
             _ => {
                 let mut slots = std::mem::take(&mut self.slots);
@@ -437,63 +277,6 @@ impl Engine {
                 verdict
             }
         }
-    }
-
-    /// Asks the criteria about whole frames; a frame that matched before is not counted again.
-    #[cold]
-    fn process_circuits(
-        &mut self,
-        frame: &Frame<'_>,
-        verdict: Verdict,
-        now_ns: u64,
-        batch: &mut CopyBatch,
-        sink: &mut impl MatchSink,
-    ) -> Verdict {
-        if self.own.is_some()
-            && let Some(outer) = Outer::of(frame)
-            && self.is_own(&outer.packet())
-        {
-            // It was missed for its addresses, and what is the tap's own is in no circuit either.
-            self.totals.own += 1;
-            return Verdict::Own;
-        }
-        let copied = Copied {
-            is_duplicate: false,
-            octets: frame.data,
-            length_octets: frame.original_length_octets,
-            passage: self.passage(frame, None),
-        };
-        let mut slots = std::mem::take(&mut self.slots);
-        slots.clear();
-        slots.extend_from_slice(self.table.circuits());
-        let said = self.deliver(frame, copied, &mut slots, now_ns, batch);
-        self.slots = slots;
-        match (said, verdict) {
-            (Said::Nothing | Said::Own | Said::Duplicate, _) | (_, Verdict::Matched) => verdict,
-            (Said::Match, _) => {
-                self.count(frame, sink);
-                self.totals.matched_whole += 1;
-                if verdict == Verdict::Held {
-                    verdict
-                } else {
-                    Verdict::Matched
-                }
-            }
-        }
-    }
-
-    /// Whether some criterion about whole frames matches.
-    fn circuits_match(&self, frame: &Frame<'_>, now_ns: u64) -> bool {
-        let passage = self.passage(frame, None);
-        self.table.circuits().iter().any(|&number| {
-            let state = self.state(number).unwrap_or_default();
-            self.table.slot(number).is_some_and(|slot| {
-                slot.admits(passage)
-                    && !slot
-                        .limits()
-                        .is_some_and(|(lifetime, used)| state.has_ended(lifetime, used, now_ns))
-            })
-        })
     }
 
     fn count(&mut self, frame: &Frame<'_>, sink: &mut impl MatchSink) {
@@ -544,359 +327,22 @@ impl Engine {
         }
     }
 
-    fn begin_lifetimes(&mut self, now_ns: u64) {
+    /// Begins lifetimes; a frame that can be a tunnel whose inner packets count comes back as its outermost packet.
+    #[cold]
+    fn begin<'a>(&mut self, frame: &Frame<'a>, now_ns: u64) -> Option<Outer<'a>> {
         for at in self.fresh.drain(..) {
             if let Some(state) = self.criteria.get_mut(at) {
                 state.since_ns.get_or_insert(now_ns);
             }
         }
-    }
-
-    fn process_fragment(
-        &mut self,
-        frame: &Frame<'_>,
-        packet: &IpPacket<'_>,
-        passage: Passage,
-        now_ns: u64,
-        batch: &mut CopyBatch,
-        sink: &mut impl MatchSink,
-    ) -> Verdict {
-        let Some(fragment) = packet.fragment else {
-            return Verdict::Missed;
-        };
-        let mut slots = std::mem::take(&mut self.slots);
-        let verdict = if fragment.offset_octets == 0 {
-            self.table.classify(&packet.key, &mut slots);
-            let verdict = self.decide(frame, packet, passage, &mut slots, now_ns, batch, sink);
-            let mut ids = std::mem::take(&mut self.ids);
-            ids.clear();
-            ids.extend(
-                slots
-                    .iter()
-                    .filter_map(|&slot| self.table.slot(slot))
-                    .map(Slot::id),
-            );
-            for held in self.fragments.first(packet, &fragment, &ids, now_ns) {
-                self.follow(&held, &ids, now_ns, batch, sink);
-            }
-            self.ids = ids;
-            verdict
-        } else if let Some(ids) = self.fragments.verdict(packet, &fragment, now_ns) {
-            slots.clear();
-            slots.extend(ids.iter().filter_map(|&id| self.table.slot_of(id)));
-            self.decide(frame, packet, passage, &mut slots, now_ns, batch, sink)
-        } else if self.table.classify_later_fragment(&packet.key, &mut slots) {
-            let is_counted = self.circuits_match(frame, now_ns);
-            self.fragments
-                .hold(frame, packet, &fragment, is_counted, now_ns);
-            Verdict::Held
-        } else {
-            self.decide(frame, packet, passage, &mut slots, now_ns, batch, sink)
-        };
-        self.slots = slots;
-        for held in self.fragments.forget(now_ns) {
-            self.decide_alone(&held, now_ns, batch, sink);
-        }
-        verdict
-    }
-
-    /// Gives a held fragment the verdict of its first.
-    fn follow(
-        &mut self,
-        held: &HeldFrame,
-        ids: &[u64],
-        now_ns: u64,
-        batch: &mut CopyBatch,
-        sink: &mut impl MatchSink,
-    ) {
-        let frame = held.frame();
-        let Some(packet) = Outer::of(&frame).map(|outer| outer.packet()) else {
-            return;
-        };
-        let mut slots: Vec<u32> = ids
-            .iter()
-            .filter_map(|&id| self.table.slot_of(id))
-            .collect();
-        self.decide_held(held, &frame, &packet, &mut slots, now_ns, batch, sink);
-    }
-
-    /// Decides a held fragment whose first never came: what needs the first does not match.
-    fn decide_alone(
-        &mut self,
-        held: &HeldFrame,
-        now_ns: u64,
-        batch: &mut CopyBatch,
-        sink: &mut impl MatchSink,
-    ) {
-        let frame = held.frame();
-        let Some(packet) = Outer::of(&frame).map(|outer| outer.packet()) else {
-            return;
-        };
-        let mut slots = Vec::new();
-        self.table.classify_later_fragment(&packet.key, &mut slots);
-        self.decide_held(held, &frame, &packet, &mut slots, now_ns, batch, sink);
-    }
-
-    #[expect(
-        clippy::too_many_arguments,
-        reason = "the caller has taken them apart already"
-    )]
-    fn decide_held(
-        &mut self,
-        held: &HeldFrame,
-        frame: &Frame<'_>,
-        packet: &IpPacket<'_>,
-        slots: &mut [u32],
-        now_ns: u64,
-        batch: &mut CopyBatch,
-        sink: &mut impl MatchSink,
-    ) {
-        let passage = self.passage(frame, Some(packet.key.source));
-        if held.is_counted() {
-            let counted = self.totals.matched;
-            self.decide(frame, packet, passage, slots, now_ns, batch, &mut ());
-            self.totals.matched = counted;
-        } else {
-            self.decide(frame, packet, passage, slots, now_ns, batch, sink);
-        }
-    }
-
-    /// Counts the matches of one frame and makes its copies, in the order of the criteria's ids.
-    fn deliver(
-        &mut self,
-        frame: &Frame<'_>,
-        copied: Copied<'_>,
-        slots: &mut [u32],
-        now_ns: u64,
-        batch: &mut CopyBatch,
-    ) -> Said {
-        if slots.is_empty() {
-            return Said::Nothing;
-        }
-        let table = Arc::clone(&self.table);
-        if table.has_own()
-            && slots
-                .iter()
-                .any(|&slot| table.slot(slot).is_some_and(Slot::is_own))
-        {
-            return Said::Own;
-        }
-        if self.options.framing != Framing::Count && slots.len() > 1 {
-            table.sort_by_id(slots);
-        }
-        let mut matched = false;
-        let mut duplicate = false;
-        for &number in &*slots {
-            let state = usize::try_from(number)
-                .ok()
-                .and_then(|number| self.criteria.get_mut(number));
-            let Some((slot, state)) = table.slot(number).zip(state) else {
-                continue;
-            };
-            if !slot.admits(copied.passage) {
-                continue;
-            }
-            if copied.is_duplicate && !slot.names_interfaces() {
-                duplicate = true;
-                continue;
-            }
-            if let Some((lifetime, used)) = slot.limits()
-                && (state.has_ended(lifetime, used, now_ns)
-                    || !used.take(lifetime, copied.length_octets.into(), now_ns))
-            {
-                continue;
-            }
-            matched = true;
-            state.packets += 1;
-            state.octets += u64::from(copied.length_octets);
-            state.last_match_ns = Some(state.last_match_ns.map_or(now_ns, |last| last.max(now_ns)));
-            self.totals.wanted += slot.wanted();
-            let is_admitted = slot
-                .rate()
-                .is_none_or(|rate| rate.admit(copied.length_octets.into(), now_ns));
-            let record = CopyRecord {
-                start: 0,
-                end: 0,
-                header_octets: 0,
-                criteria_id: slot.id(),
-                destination: NO_DESTINATION,
-                timestamp_ns: frame.timestamp_ns,
-                original_length_octets: copied.length_octets,
-            };
-            if !slot.is_delivered() && !is_admitted {
-                self.totals.refused += 1;
-            } else if !slot.is_delivered() {
-                if self.options.framing != Framing::Count {
-                    batch.push(record, |bytes| bytes.extend_from_slice(copied.octets));
-                }
-                state.copies += 1;
-                self.totals.copied += 1;
-            }
-            for (index, destination) in table.destinations_of(slot) {
-                let account = usize::try_from(index)
-                    .ok()
-                    .and_then(|index| self.destinations.get_mut(index));
-                let Some(account) = account else {
-                    continue;
-                };
-                account.wanted += 1;
-                let record = CopyRecord {
-                    destination: index,
-                    ..record
-                };
-                let framing = self.options.framing;
-                let outer_octets = flowtap::header_octets(destination) + copied.octets.len();
-                let too_long = copied.octets.len() > flowtap::maximum_payload_octets(destination)
-                    || match framing {
-                        Framing::Datagram { mtu_octets } => {
-                            destination.refuse_oversize
-                                && u32::try_from(outer_octets)
-                                    .map_or(true, |octets| octets > mtu_octets)
-                        }
-                        Framing::Payload | Framing::Count => false,
-                    };
-                if too_long || !is_admitted {
-                    account.refused += 1;
-                    self.totals.refused += 1;
-                    let refused = self.refused.entry((slot.id(), index)).or_default();
-                    refused.0 += 1;
-                    refused.1 += u64::from(copied.length_octets);
-                    continue;
-                }
-                match framing {
-                    Framing::Count => {}
-                    Framing::Payload => {
-                        batch.push(record, |bytes| bytes.extend_from_slice(copied.octets));
-                    }
-                    Framing::Datagram { mtu_octets } => {
-                        account.identification = account.identification.wrapping_add(1);
-                        let identification = account.identification;
-                        let header_octets =
-                            u32::try_from(flowtap::header_octets(destination)).unwrap_or(0);
-                        let record = CopyRecord {
-                            header_octets,
-                            ..record
-                        };
-                        if u32::try_from(outer_octets).is_ok_and(|octets| octets <= mtu_octets) {
-                            batch.push(record, |bytes| {
-                                flowtap::outer(destination, copied.octets, identification, bytes);
-                            });
-                        } else {
-                            self.datagram.clear();
-                            flowtap::outer(
-                                destination,
-                                copied.octets,
-                                identification,
-                                &mut self.datagram,
-                            );
-                            let mut is_first = true;
-                            flowtap::fragment(
-                                &self.datagram,
-                                mtu_octets,
-                                identification,
-                                |headers, data| {
-                                    let ip_octets = u32::try_from(headers.len()).unwrap_or(0);
-                                    // The UDP header travels in the first fragment.
-                                    let header_octets =
-                                        if is_first { ip_octets + 8 } else { ip_octets };
-                                    is_first = false;
-                                    batch.push(
-                                        CopyRecord {
-                                            header_octets,
-                                            ..record
-                                        },
-                                        |bytes| {
-                                            bytes.extend_from_slice(headers);
-                                            bytes.extend_from_slice(data);
-                                        },
-                                    );
-                                },
-                            );
-                        }
-                    }
-                }
-                account.copied += 1;
-                state.copies += 1;
-                self.totals.copied += 1;
-            }
-        }
-        if matched {
-            Said::Match
-        } else if duplicate {
-            Said::Duplicate
-        } else {
-            Said::Nothing
-        }
+        self.is_unusual = !self.options.inner.is_empty();
+        tunnel_in(frame, self.options.inner).filter(|_| !self.table.slots().is_empty())
     }
 
     /// Decides what still waits for a first fragment: at the end of the input.
     pub fn flush(&mut self, now_ns: u64, batch: &mut CopyBatch, sink: &mut impl MatchSink) {
         for held in self.fragments.drain() {
             self.decide_alone(&held, now_ns, batch, sink);
-        }
-    }
-
-    /// The account.
-    pub fn stats(&self) -> Stats {
-        let Totals {
-            frames,
-            octets,
-            undecodable,
-            own,
-            duplicates,
-            matched,
-            matched_whole,
-            wanted,
-            copied,
-            refused,
-        } = self.totals;
-        let criteria = self.table.slots().numbered();
-        let destinations = self.table.destinations().iter().zip(&self.destinations);
-        Stats {
-            frames,
-            octets,
-            undecodable,
-            own,
-            duplicates,
-            matched,
-            matched_whole,
-            wanted,
-            copied,
-            refused,
-            held: u64::try_from(self.fragments.held_frames()).unwrap_or(u64::MAX),
-            criteria: criteria
-                .map(|(number, slot)| {
-                    let state = self.state(number).unwrap_or_default();
-                    CriterionCounters {
-                        id: slot.id(),
-                        packets: state.packets,
-                        octets: state.octets,
-                        copies: state.copies,
-                        last_match_ns: state.last_match_ns,
-                    }
-                })
-                .collect(),
-            destinations: destinations
-                .map(|(destination, state)| DestinationCounters {
-                    id: destination.id.clone(),
-                    wanted: state.wanted,
-                    copied: state.copied,
-                    refused: state.refused,
-                })
-                .collect(),
-            refused_copies: self
-                .refused
-                .iter()
-                .filter_map(|(&(criteria_id, index), &(copies, octets))| {
-                    let index = usize::try_from(index).ok()?;
-                    Some(RefusedCopies {
-                        criteria_id,
-                        destination_id: self.table.destinations().get(index)?.id.clone(),
-                        copies,
-                        octets,
-                    })
-                })
-                .collect(),
         }
     }
 }

@@ -69,6 +69,12 @@ impl FilterTable {
     #[inline]
     pub fn classify(&self, key: &PacketKey, into: &mut Vec<u32>) {
         into.clear();
+        self.classify_also(key, into);
+    }
+
+    /// The same, behind what `into` holds already.
+    #[inline]
+    pub fn classify_also(&self, key: &PacketKey, into: &mut Vec<u32>) {
         let mut matching = Matching {
             table: self,
             key,
@@ -82,6 +88,11 @@ impl FilterTable {
     /// the first decides.
     pub fn classify_later_fragment(&self, key: &PacketKey, into: &mut Vec<u32>) -> bool {
         into.clear();
+        self.classify_later_fragment_also(key, into)
+    }
+
+    /// The same, behind what `into` holds already.
+    pub fn classify_later_fragment_also(&self, key: &PacketKey, into: &mut Vec<u32>) -> bool {
         let mut matching = MatchingAlone {
             table: self,
             key,
