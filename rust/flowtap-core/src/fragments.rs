@@ -34,6 +34,9 @@ impl Default for FragmentLimits {
     }
 }
 
+/// Places in the order that datagrams which came again may leave behind, beside as many as are known.
+const SUPERSEDED: usize = 64;
+
 /// What fragments of one datagram have in common.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 struct Datagram {
@@ -214,6 +217,15 @@ impl FragmentMemory {
                 number,
             },
         );
+        // A datagram that came again is in the order twice; who sends one again and again must not fill the memory.
+        if self.order.len() > 2 * self.known.len() + SUPERSEDED {
+            let known = &self.known;
+            self.order.retain(|(datagram, number)| {
+                known
+                    .get(datagram)
+                    .is_some_and(|known| known.number == *number)
+            });
+        }
     }
 
     /// Forgets what is too old or too much, and returns the frames that waited in vain.
@@ -258,4 +270,44 @@ impl FragmentMemory {
 
 fn octets(frames: &[HeldFrame]) -> usize {
     frames.iter().map(|frame| frame.data.len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::decode_packet;
+
+    /// A first fragment of 192.0.2.1 to 192.0.2.2.
+    fn first_fragment(identification: u8) -> Vec<u8> {
+        let mut packet = vec![0x45, 0, 0, 28, 0, identification, 0x20, 0, 64, 17, 0, 0];
+        packet.extend([192, 0, 2, 1, 192, 0, 2, 2, 0, 1, 0, 2, 0, 8, 0, 0]);
+        packet
+    }
+
+    fn arrive(memory: &mut FragmentMemory, identification: u8, now_ns: u64) {
+        let data = first_fragment(identification);
+        let frame = Frame {
+            data: &data,
+            link_type: LinkType::Ipv4,
+            timestamp_ns: 0,
+            original_length_octets: 28,
+            interface: 0,
+        };
+        let packet = decode_packet(&frame).unwrap();
+        let fragment = packet.fragment.unwrap();
+        memory.first(&packet, &fragment, &[], now_ns);
+        memory.forget(now_ns);
+    }
+
+    #[test]
+    fn a_datagram_that_is_sent_again_and_again_takes_no_more_memory() {
+        let mut memory = FragmentMemory::new(FragmentLimits::default());
+        // The oldest stays good, so that nothing behind it is looked at.
+        arrive(&mut memory, 1, 0);
+        for now_ns in 1..100_000 {
+            arrive(&mut memory, 2, now_ns);
+        }
+        assert_eq!(memory.known.len(), 2);
+        assert!(memory.order.len() < 1000, "{}", memory.order.len());
+    }
 }
