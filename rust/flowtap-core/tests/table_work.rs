@@ -4,10 +4,13 @@
 mod classbench;
 mod tables;
 
+use std::collections::BTreeSet;
+
 use classbench::Random;
 use flowtap_core::criteria::CriteriaText;
 use flowtap_core::packet::{Address, PacketKey, Transport};
 use flowtap_core::table::{Entry, FilterTable, MAXIMUM_IN_VAIN, Work};
+use proptest::prelude::*;
 use tables::{compile, entry, found, from, packet, v4};
 
 /// Criteria that are looked at for packets, at most.
@@ -232,5 +235,122 @@ fn the_rule_sets_stay_within_the_bound() {
             "{name}: {work:?}"
         );
         assert!(work.probes <= 100, "{name}: {work:?}");
+    }
+}
+
+/// A criterion of prefixes and single ports: addresses share their first bits with these two.
+#[derive(Clone, Copy, Debug)]
+struct Simple {
+    source: u32,
+    destination: u32,
+    protocol: Option<u8>,
+    ports: Ports,
+}
+
+const SOURCE: u32 = 0xc000_0201;
+const DESTINATION: u32 = 0xc633_6407;
+
+impl Simple {
+    fn entry(self, id: u64) -> Entry {
+        let prefix = |bits, length| format!("{}/{length}", std::net::Ipv4Addr::from(bits));
+        let text = |port: u16| port.to_string();
+        let (source, destination) = (
+            prefix(SOURCE, self.source),
+            prefix(DESTINATION, self.destination),
+        );
+        let protocol = self.protocol.map(|number| number.to_string());
+        let (from, to) = (self.ports.0.map(text), self.ports.1.map(text));
+        let text = CriteriaText {
+            source: Some(&source),
+            destination: Some(&destination),
+            protocol: protocol.as_deref(),
+            source_port: from.as_deref(),
+            destination_port: to.as_deref(),
+            ..CriteriaText::default()
+        };
+        entry(id, &text)
+    }
+}
+
+/// Places that a packet comes to, by the prefixes that it has in common with criteria.
+fn places(criteria: &[Simple], key: &PacketKey, lengths: (u32, u32)) -> Places {
+    let Transport::Ports {
+        source,
+        destination,
+    } = key.transport
+    else {
+        return Places::default();
+    };
+    let mut places = Places::default();
+    for each in criteria {
+        let by_source = each.source >= each.destination;
+        let (anchor, holds) = if by_source {
+            (each.source, each.source <= lengths.0)
+        } else {
+            (each.destination, each.destination <= lengths.1)
+        };
+        if !holds {
+            continue;
+        }
+        places.anchors.insert((by_source, anchor));
+        if each.source > lengths.0 || each.destination > lengths.1 {
+            continue;
+        }
+        let pair = (each.source, each.destination);
+        places.pairs.insert(pair);
+        let is_led_to = match each.ports {
+            (None, None) => each
+                .protocol
+                .is_none_or(|number| Some(number) == key.protocol),
+            (from, to) => from == Some(source) || to == Some(destination),
+        };
+        if is_led_to {
+            places.uppers.insert((pair, each.protocol, each.ports));
+        }
+    }
+    places
+}
+
+/// The ports that a criterion names.
+type Ports = (Option<u16>, Option<u16>);
+
+/// Kept apart for the bound, which counts them differently.
+#[derive(Debug, Default)]
+struct Places {
+    anchors: BTreeSet<(bool, u32)>,
+    pairs: BTreeSet<(u32, u32)>,
+    uppers: BTreeSet<((u32, u32), Option<u8>, Ports)>,
+}
+
+proptest! {
+    #[test]
+    fn the_bound_that_is_written_down_holds(
+        criteria in prop::collection::vec(
+            (
+                prop::sample::select(vec![0_u32, 1, 8, 16, 24, 31, 32]),
+                prop::sample::select(vec![0_u32, 1, 8, 16, 24, 31, 32]),
+                prop::option::of(prop::sample::select(vec![6_u8, 17])),
+                prop::option::of(1_u16..4),
+                prop::option::of(1_u16..4),
+            ),
+            0..300,
+        ),
+        lengths in (0_u32..=32, 0_u32..=32),
+        ports in (1_u16..4, 1_u16..4),
+    ) {
+        let criteria: Vec<Simple> = criteria
+            .into_iter()
+            .map(|(source, destination, protocol, from, to)| Simple { source, destination, protocol, ports: (from, to) })
+            .collect();
+        let table = compile((1..).zip(&criteria).map(|(id, each)| each.entry(id)).collect());
+        // An address that agrees in so many bits and no more.
+        let near = |bits: u32, length: u32| Address::V4(bits ^ 0x8000_0000_u32.checked_shr(length).unwrap_or(0));
+        let key = packet(near(SOURCE, lengths.0), near(DESTINATION, lengths.1), 17, ports);
+        let places = places(&criteria, &key, lengths);
+        let (anchors, pairs, uppers) = (places.anchors.len(), places.pairs.len(), places.uppers.len());
+        let work = table.work(&key);
+        let matches = found(&table, &key).len();
+        prop_assert!(work.criteria_asked <= matches + MAXIMUM_IN_VAIN * (anchors + pairs + uppers), "{work:?} {places:?}");
+        prop_assert!(work.probes <= 25 + 4 * 7 + 7 * anchors + 11 * pairs + 4 * uppers, "{work:?} {places:?}");
     }
 }

@@ -21,7 +21,8 @@
 //! through the other port 19. Then [`Work`] is within
 //!
 //! * `criteria_asked`: those that match, and [`MAXIMUM_IN_VAIN`] for each place, and those whose lists are too long to be
-//!   cut exactly (2,048 prefixes on the side that leads to the criterion, 64 on each other field);
+//!   cut exactly (2,048 prefixes on the side that leads to the criterion, 64 on each other field, 16 ICMP types with a
+//!   code);
 //! * `probes`: 25 for the first looks (31 in IPv6), 7 for each of the four tries of anchors (23), and for each place with
 //!   more than [`MAXIMUM_IN_VAIN`] criteria the tries below it: 7 (23) for the other address, 11 for protocol and ports,
 //!   4 for the other port.
