@@ -8,6 +8,7 @@ The names here are the embedding interface: compile criteria into a `FilterTable
 from flowtap._flowtap import (
     AddressSpace,
     BpfProgram,
+    CaptureStats,
     ContentDestination,
     Copy,
     CopyBatch,
@@ -26,6 +27,8 @@ from flowtap._flowtap import (
     __version__,
     capture_link_type,
     explain,
+    interface_link_type,
+    interfaces,
 )
 from flowtap.errors import (
     CaptureError,
@@ -40,6 +43,7 @@ __all__ = [
     "AddressSpace",
     "BpfProgram",
     "CaptureError",
+    "CaptureStats",
     "ConfigurationError",
     "ContentDestination",
     "Copy",
@@ -63,4 +67,6 @@ __all__ = [
     "__version__",
     "capture_link_type",
     "explain",
+    "interface_link_type",
+    "interfaces",
 ]

@@ -2,7 +2,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from ipaddress import IPv4Address, IPv6Address
 from socket import socket
 from types import TracebackType
-from typing import Literal, Self, final
+from typing import Literal, Self, TypeAlias, final
 
 from typing_extensions import Buffer
 
@@ -31,12 +31,17 @@ __all__ = [
     "__version__",
     "capture_link_type",
     "explain",
+    "interface_link_type",
+    "interfaces",
     "keep_rights",
     "rights_held",
     "serve_broker",
 ]
 
 __version__: str
+
+# What criteria may be matched inside of.
+_Tunnel: TypeAlias = Literal["gre", "vxlan", "gtpu", "ipip"]
 
 @final
 class LinkType:
@@ -307,6 +312,8 @@ class Engine:
         link_type: LinkType = ...,
         *,
         mtu_octets: int = 1500,
+        inner: Sequence[_Tunnel] = ...,
+        interface: str | None = None,
     ) -> Self: ...
     def feed(
         self,
@@ -326,7 +333,12 @@ class Tap:
 
     @staticmethod
     def from_pcap(
-        path: str, table: FilterTable, *, mtu_octets: int = 1500, batch_frames: int = 4096
+        path: str,
+        table: FilterTable,
+        *,
+        mtu_octets: int = 1500,
+        batch_frames: int = 4096,
+        inner: Sequence[_Tunnel] = ...,
     ) -> Tap: ...
     @staticmethod
     def replay(
@@ -339,6 +351,7 @@ class Tap:
         export: bool = True,
         broker: socket | None = None,
         interface: str | None = None,
+        inner: Sequence[_Tunnel] = ...,
     ) -> Tap: ...
     @staticmethod
     def live(
@@ -350,6 +363,7 @@ class Tap:
         promiscuous: bool = False,
         direction: Literal["ingress", "both"] = "ingress",
         deduplicate_ms: int = 0,
+        inner: Sequence[_Tunnel] = ...,
         prefilter: bool = True,
         hardware_timestamps: bool = False,
         ring_octets: int = ...,
@@ -415,6 +429,7 @@ class Replay:
         write_comment: str | None = None,
         export: bool = False,
         bpf: BpfProgram | None = None,
+        inner: Sequence[_Tunnel] = ...,
     ) -> Self: ...
     def run(self) -> ReplayReport: ...
     def cancel(self) -> None: ...
@@ -497,6 +512,8 @@ class UsageFile:
     def write(self, stats: Stats, wall_ns: int, monotonic_ns: int) -> None: ...
     def finish(self) -> None: ...
 
+def interface_link_type(name: str) -> LinkType: ...
+def interfaces() -> list[tuple[str, bool]]: ...
 def keep_rights(names: Sequence[str]) -> None: ...
 def rights_held() -> list[str]: ...
 def serve_broker(descriptor: int, interfaces: Sequence[str]) -> None: ...

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowtap import ContentDestination, Criteria, CriteriaError, FilterTable
+from flowtap.cli.console import Exit, fail
 from flowtap.dtcp import CriteriaFileEntry, CriteriaFileError, Delivery, parse_criteria_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["LoadedCriteria", "load_criteria"]
+__all__ = ["LoadedCriteria", "check_exportable", "comment", "load_criteria"]
 
 _PARAMETERS = {
     "source": "source-address",
@@ -120,3 +121,37 @@ def _criteria(entry: CriteriaFileEntry, labels: Mapping[tuple[str, Delivery], st
     except CriteriaError as error:
         line = entry.lines.get(_PARAMETERS.get(error.field, ""), 0)
         raise CriteriaFileError(path, line or entry.line, str(error)) from None
+
+
+def comment(loaded: LoadedCriteria) -> str:
+    """The criteria for the file's comment: a pcapng file then says what it holds."""
+    lines = (
+        f"{entry.id}: "
+        + " ".join(
+            [
+                *(
+                    f"{name}={value}"
+                    for name in type(entry.filter).__dataclass_fields__
+                    if (value := getattr(entry.filter, name)) is not None
+                ),
+                *(f"{name}={value}" for name, value in entry.scope.parameters()),
+            ]
+        )
+        for entry in loaded.entries[:100]
+    )
+    return "flowtap criteria\n" + "\n".join(lines)
+
+
+def check_exportable(loaded: LoadedCriteria, path: str) -> None:
+    """Ends the command where a request does not say where its copies go.
+
+    Raises:
+        CommandError: One does not.
+    """
+    for entry in loaded.entries:
+        if not entry.deliveries:
+            fail(
+                f"{path}, line {entry.line}: --export needs X-JTap-Cdest-Dest-Address, -Dest-Port,"
+                " -Source-Address and -Source-Port in every request",
+                Exit.INVALID,
+            )

@@ -6,13 +6,13 @@ import contextlib
 import sys
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
 from flowtap import Replay, capture_link_type
 from flowtap.cli.console import Exit, Table, fail, interrupts, print_json, print_table, say
-from flowtap.cli.criteria import LoadedCriteria, load_criteria
+from flowtap.cli.criteria import LoadedCriteria, check_exportable, comment, load_criteria
 from flowtap.cli.frame_filter import compile_words
 
 if TYPE_CHECKING:
@@ -31,6 +31,12 @@ POLL_S = 0.1
 @click.option("--criteria", "criteria_file", metavar="FILE", required=True, help="DTCP ADD requests as text.")
 @click.option("-w", "--write", metavar="OUT", help="Write matched frames; .pcapng gives pcapng.")
 @click.option("--export", is_flag=True, help="Send the copies.")
+@click.option(
+    "--inner",
+    multiple=True,
+    type=click.Choice(["gre", "vxlan", "gtpu", "ipip"]),
+    help="Match inside these tunnels as well.",
+)
 @click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
 @click.option("--fail-on-drop", is_flag=True, help="Exit 5 when a copy was lost.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
@@ -42,6 +48,7 @@ def replay(
     criteria_file: str,
     write: str | None,
     export: bool,
+    inner: tuple[Literal["gre", "vxlan", "gtpu", "ipip"], ...],
     threads: int,
     fail_on_drop: bool,
     as_json: bool,
@@ -56,15 +63,16 @@ def replay(
     files, words = _files_and_words(captures, read)
     loaded = load_criteria(criteria_file)
     if export:
-        _check_exportable(loaded, criteria_file)
+        check_exportable(loaded, criteria_file)
     report = _run(
         Replay(
             files,
             loaded.table,
             write=write,
-            write_comment=_comment(loaded),
+            write_comment=comment(loaded),
             export=export,
             bpf=_program(words, files),
+            inner=inner,
         ),
         show_progress=sys.stderr.isatty() and not quiet and not as_json,
     )
@@ -107,35 +115,6 @@ def _program(words: Sequence[str], files: list[str]) -> BpfProgram | None:
         if link_type is not None:
             return compile_words(words, link_type)
     return None
-
-
-def _comment(loaded: LoadedCriteria) -> str:
-    """The criteria for the file's comment: a pcapng file then says what it holds."""
-    lines = (
-        f"{entry.id}: "
-        + " ".join(
-            [
-                *(
-                    f"{name}={value}"
-                    for name in type(entry.filter).__dataclass_fields__
-                    if (value := getattr(entry.filter, name)) is not None
-                ),
-                *(f"{name}={value}" for name, value in entry.scope.parameters()),
-            ]
-        )
-        for entry in loaded.entries[:100]
-    )
-    return "flowtap criteria\n" + "\n".join(lines)
-
-
-def _check_exportable(loaded: LoadedCriteria, path: str) -> None:
-    for entry in loaded.entries:
-        if not entry.deliveries:
-            fail(
-                f"{path}, line {entry.line}: --export needs X-JTap-Cdest-Dest-Address, -Dest-Port,"
-                " -Source-Address and -Source-Port in every request",
-                Exit.INVALID,
-            )
 
 
 def _run(replay: Replay, *, show_progress: bool) -> ReplayReport:

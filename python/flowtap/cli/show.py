@@ -92,6 +92,7 @@ def _print_stats(stats: dict[str, Any]) -> None:
     for name, columns in (
         ("criteria", ("id", "packets", "octets", "copies")),
         ("content_destinations", ("id", "wanted", "copied", "refused", "exported", "dropped", "last_error")),
+        ("captures", ("interface", "up", "received", "dropped", "freezes", "super_frames_whole", "filter")),
     ):
         if stats[name]:
             print()

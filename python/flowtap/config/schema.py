@@ -47,6 +47,7 @@ Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
 NarrowestV4 = Annotated[int, Field(ge=0, le=32)]
 NarrowestV6 = Annotated[int, Field(ge=0, le=128)]
 Bound = Annotated[int, Field(ge=0)]
+Tunnel = Literal["gre", "vxlan", "gtpu", "ipip"]
 Permission = Literal["flow-tap", "flow-tap-control", "flow-tap-operation", "flow-tap-approval", "all"]
 
 
@@ -109,7 +110,18 @@ class ElementSection(_Section):
 
     name: str = "flowtap"
     interfaces: list[InterfaceName] = []
-    workers: Annotated[int, Field(ge=1, le=1)] = 1
+    workers: Annotated[int, Field(ge=1, le=64)] = 1
+    """Workers that share each interface."""
+    direction: Literal["ingress", "both"] = "ingress"
+    """Packets are tapped where they come in, or leave if this host made them; or whichever way they go."""
+    promiscuous: bool = False
+    deduplicate_ms: Annotated[int, Field(ge=0, le=60_000)] = 0
+    inner: list[Tunnel] = []
+    """Tunnels whose inner packets criteria are matched against as well."""
+    prefilter: bool = True
+    ring_mib: Annotated[int, Field(ge=2, le=16_384)] = 64
+    """The ring of each worker."""
+    hardware_timestamps: bool = False
     replay: ReplaySection | None = None
     vrf: dict[Name, VrfSection] = {}
     interface_names: dict[Name, InterfaceName] = {}
@@ -117,13 +129,13 @@ class ElementSection(_Section):
 
     @model_validator(mode="after")
     def _has_source(self) -> Self:
-        if self.interfaces:
-            msg = "interfaces: live capture is not part of this version; give [element.replay] files"
+        if bool(self.interfaces) == (self.replay is not None):
+            msg = "one source is right: interfaces, or [element.replay] with files"
             raise ValueError(msg)
-        if self.replay is None:
-            msg = "a source is needed: [element.replay] with files"
+        if len(set(self.interfaces)) < len(self.interfaces):
+            msg = "interfaces: one is given twice"
             raise ValueError(msg)
-        captured = self.replay.interfaces
+        captured = self.interfaces if self.replay is None else self.replay.interfaces
         named = [(f"interface_names.{name}", [system]) for name, system in self.interface_names.items()]
         named += [(f"vrf.{name}.interfaces", section.interfaces) for name, section in self.vrf.items()]
         for key, interfaces in named:

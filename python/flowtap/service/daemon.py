@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
+import socket
 import uuid
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any, Final
 
 import asyncssh
@@ -91,6 +93,52 @@ def _places(element: ElementSection) -> Places:
     return Places(captured, element.interface_names, vrfs)
 
 
+def _tap(element: ElementSection, files: list[str], broker: Broker) -> Tap:
+    """The tap over what the configuration names, without criteria."""
+    nothing = FilterTable.compile([])
+    replay = element.replay
+    if replay is None:
+        return Tap.live(
+            element.interfaces,
+            nothing,
+            workers=element.workers,
+            export=True,
+            promiscuous=element.promiscuous,
+            direction=element.direction,
+            deduplicate_ms=element.deduplicate_ms,
+            inner=element.inner,
+            prefilter=element.prefilter,
+            hardware_timestamps=element.hardware_timestamps,
+            ring_octets=element.ring_mib << 20,
+            broker=broker.socket,
+        )
+    return Tap.replay(
+        files,
+        nothing,
+        pace=replay.pace,
+        loop=replay.loop,
+        wait_for_criteria=int(replay.wait_for_criteria),
+        broker=broker.socket,
+        interface=next(iter(replay.interfaces), None),
+        inner=element.inner,
+    )
+
+
+def _own(
+    ssh: list[tuple[str, int]], udp: list[tuple[str, int]], notified: list[tuple[str, int]]
+) -> list[tuple[int, IPv4Address | IPv6Address | None, int]]:
+    """The control channels, which are never tapped: protocol, address (None for all of this host), port."""
+    endpoints = [
+        *((socket.IPPROTO_TCP, *each) for each in ssh),
+        *((socket.IPPROTO_UDP, *each) for each in (*udp, *notified)),
+    ]
+    own = []
+    for protocol, text, port in endpoints:
+        address = ip_address(text)
+        own.append((protocol, None if address.is_unspecified else address, port))
+    return own
+
+
 class Daemon:
     """A tap with everything around it.
 
@@ -108,7 +156,6 @@ class Daemon:
         values = configuration.values
         self._path = configuration.path
         self._reloading: asyncio.Task[None] | None = None
-        replay = values.element.replay
         files = _check_sources(configuration)
         host_key = _host_key(configuration)
         logins = Logins(configuration)
@@ -122,15 +169,7 @@ class Daemon:
         )
         self._notifier = Notifier(recipients(values), logins)
         places = _places(values.element)
-        self._tap = Tap.replay(
-            files,
-            FilterTable.compile([]),
-            pace=replay.pace if replay is not None else "recorded",
-            loop=replay.loop if replay is not None else False,
-            wait_for_criteria=int(replay.wait_for_criteria) if replay is not None else 0,
-            broker=broker.socket,
-            interface=next(iter(replay.interfaces), None) if replay is not None else None,
-        )
+        self._tap = _tap(values.element, files, broker)
         usage = usage_path(self._store_path)
         self._used_before = read_usage(usage)
         try:
@@ -163,6 +202,8 @@ class Daemon:
             sequences=sequences,
             tasking=self._tasking,
         )
+        targets = [target for each in recipients(values).values() for target in each.targets]
+        self._tap.exclude(_own(self._ssh.addresses, self._udp.addresses, targets))
         views = Views(self._control, self._tasking, data_plane, sequences)
         self._show = ShowService(
             configuration.locate(values.show.socket),
@@ -208,6 +249,10 @@ class Daemon:
             "udp": [f"{address}:{port}" for address, port in self._udp.addresses],
             "finished": self._tap.finished,
             "error": self._tap.error,
+            "interfaces": [
+                f"{each.interface}: {'up' if each.is_up else 'down'}, filter: {each.filter}"
+                for each in (await self._tasking.act(self._data_plane.stats)).captures
+            ],
             "broker": self._broker.state,
             "broker_rights": list(self._broker.rights),
             "own_rights": rights_held(),
@@ -293,9 +338,11 @@ class Daemon:
             self._tasking.tell(each, now)
 
     async def _keep_usage(self) -> None:
-        """Writes down what was used, each second."""
+        """Writes down what was used, each second, and what has happened to interfaces."""
         while True:
             await asyncio.sleep(USAGE_S)
+            for event in self._tap.events():
+                _LOG.warning("%s", event)
             try:
                 await self._tasking.act(self._data_plane.write_usage)
             except PortError as error:
@@ -344,7 +391,7 @@ def serve(path: Path) -> Stats:
         PermissionMissingError: A right is missing.
     """
     configuration = load(path)
-    broker = Broker([])
+    broker = Broker(configuration.values.element.interfaces)
     try:
         daemon = Daemon(configuration, broker)
         # Everything that listens is open now, and no thread has begun.

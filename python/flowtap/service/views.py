@@ -39,6 +39,7 @@ def stats_value(stats: Stats) -> dict[str, Any]:
         "octets": stats.octets,
         "undecodable": stats.undecodable,
         "own": stats.own,
+        "duplicates": stats.duplicates,
         "matched": stats.matched,
         "wanted": stats.wanted,
         "copied": stats.copied,
@@ -62,6 +63,19 @@ def stats_value(stats: Stats) -> dict[str, Any]:
                 "last_error": each.last_error,
             }
             for each in stats.destinations
+        ],
+        "captures": [
+            {
+                "interface": each.interface,
+                "up": each.is_up,
+                "received": each.received,
+                "dropped": each.dropped,
+                "freezes": each.freezes,
+                "super_frames_whole": each.super_frames_whole,
+                "reopened": each.reopened,
+                "filter": each.filter,
+            }
+            for each in stats.captures
         ],
     }
 

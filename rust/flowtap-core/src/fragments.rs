@@ -292,6 +292,7 @@ mod tests {
             timestamp_ns: 0,
             original_length_octets: 28,
             interface: 0,
+            direction: Direction::Unknown,
         };
         let packet = decode_packet(&frame).unwrap();
         let fragment = packet.fragment.unwrap();

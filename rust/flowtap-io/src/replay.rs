@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use flowtap_core::batch::CopyBatch;
 use flowtap_core::bpf::Program;
 use flowtap_core::counters::Stats;
+use flowtap_core::decode::InnerTunnels;
 use flowtap_core::engine::{Engine, EngineOptions, Framing, MatchSink};
 use flowtap_core::frame::Frame;
 use flowtap_core::table::FilterTable;
@@ -38,6 +39,8 @@ pub struct ReplayOptions {
     pub export: bool,
     /// A further frame filter in front of everything.
     pub program: Option<Arc<Program>>,
+    /// Tunnels whose inner packets criteria are matched against as well.
+    pub inner: InnerTunnels,
 }
 
 /// What others may see of a running pass, and how they end it.
@@ -269,6 +272,7 @@ pub fn replay(
     };
     let engine_options = EngineOptions {
         framing,
+        inner: options.inner,
         ..EngineOptions::default()
     };
     let mut pass = Pass {

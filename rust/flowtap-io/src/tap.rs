@@ -16,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use flowtap_core::counters::Stats;
+use flowtap_core::decode::InnerTunnels;
 use flowtap_core::table::FilterTable;
 
 pub use self::batches::CaptureBatches;
@@ -48,6 +49,8 @@ pub struct PlayOptions {
     pub pace: Pace,
     /// The interface of frames whose capture names none.
     pub interface: Option<String>,
+    /// Tunnels whose inner packets criteria are matched against as well.
+    pub inner: InnerTunnels,
     /// Begin again after the last one.
     pub looped: bool,
     /// Begin when the table has so many criteria; what nobody asked for yet is not played away.

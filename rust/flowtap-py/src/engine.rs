@@ -11,6 +11,7 @@ use pyo3::prelude::*;
 
 use crate::buffer::CopyBatch;
 use crate::errors;
+use crate::inner::inner_tunnels;
 use crate::input;
 use crate::link_type::LinkType;
 use crate::stats::Stats;
@@ -49,17 +50,27 @@ fn record_fields(record: &[u8; RECORD_OCTETS]) -> [u32; 4] {
 #[pymethods]
 impl Engine {
     #[new]
-    #[pyo3(signature = (table, link_type=LinkType(CoreLinkType::Ethernet), *, mtu_octets=1500))]
-    fn new(table: &FilterTable, link_type: LinkType, mtu_octets: u32) -> Self {
+    #[pyo3(signature = (table, link_type=LinkType(CoreLinkType::Ethernet), *, mtu_octets=1500,
+        inner=Vec::new(), interface=None))]
+    fn new(
+        table: &FilterTable,
+        link_type: LinkType,
+        mtu_octets: u32,
+        inner: Vec<String>,
+        interface: Option<String>,
+    ) -> PyResult<Self> {
         let options = EngineOptions {
             framing: Framing::Datagram { mtu_octets },
+            inner: inner_tunnels(inner)?,
             ..EngineOptions::default()
         };
-        Self {
-            core: Mutex::new(CoreEngine::new(Arc::clone(&table.0), options)),
+        let mut core = CoreEngine::new(Arc::clone(&table.0), options);
+        core.name_interfaces(vec![interface]);
+        Ok(Self {
+            core: Mutex::new(core),
             link_type: link_type.0,
             process_id: std::process::id(),
-        }
+        })
     }
 
     /// Takes one frame; returns the copies it caused.

@@ -9,7 +9,9 @@ mod criteria;
 mod engine;
 mod errors;
 mod explain;
+mod inner;
 mod input;
+mod interfaces;
 mod link_type;
 mod receiver;
 mod replay;
@@ -30,6 +32,7 @@ mod _flowtap {
         criteria::{AddressSpace, ContentDestination, Criteria, RateLimit},
         engine::{BpfProgram, Engine},
         explain::{Explanation, explain},
+        interfaces::{interface_link_type, interfaces},
         link_type::{LinkType, capture_link_type},
         receiver::Receiver,
         replay::{Replay, ReplayReport},

@@ -10,6 +10,7 @@ use pyo3::prelude::*;
 
 use crate::engine::BpfProgram;
 use crate::errors;
+use crate::inner::inner_tunnels;
 use crate::stats::Stats;
 use crate::table::FilterTable;
 
@@ -39,7 +40,7 @@ pub(crate) struct Replay {
 #[pymethods]
 impl Replay {
     #[new]
-    #[pyo3(signature = (files, table, *, write=None, write_comment=None, export=false, bpf=None))]
+    #[pyo3(signature = (files, table, *, write=None, write_comment=None, export=false, bpf=None, inner=Vec::new()))]
     fn new(
         files: Vec<String>,
         table: &FilterTable,
@@ -47,9 +48,10 @@ impl Replay {
         write_comment: Option<String>,
         export: bool,
         bpf: Option<&BpfProgram>,
-    ) -> Self {
+        inner: Vec<String>,
+    ) -> PyResult<Self> {
         let program = bpf.map(|program| Arc::clone(&program.0));
-        Self {
+        Ok(Self {
             table: Arc::clone(&table.0),
             options: ReplayOptions {
                 files,
@@ -57,9 +59,10 @@ impl Replay {
                 write_comment,
                 export,
                 program,
+                inner: inner_tunnels(inner)?,
             },
             control: ReplayControl::default(),
-        }
+        })
     }
 
     /// Makes the pass with the interpreter released; a signal whose handler raises ends it.

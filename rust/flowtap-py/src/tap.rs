@@ -20,6 +20,7 @@ use pyo3::prelude::*;
 use crate::buffer::CopyBatch;
 use crate::engine::BpfProgram;
 use crate::errors;
+use crate::inner::inner_tunnels;
 use crate::stats::Stats;
 use crate::table::FilterTable;
 
@@ -197,20 +198,22 @@ fn broker(socket: &Bound<'_, PyAny>) -> PyResult<Arc<Broker>> {
 impl Tap {
     /// Copies of one capture, batch by batch.
     #[staticmethod]
-    #[pyo3(signature = (path, table, *, mtu_octets=1500, batch_frames=4096))]
+    #[pyo3(signature = (path, table, *, mtu_octets=1500, batch_frames=4096, inner=Vec::new()))]
     fn from_pcap(
         py: Python<'_>,
         path: &str,
         table: &FilterTable,
         mtu_octets: u32,
         batch_frames: u32,
+        inner: Vec<String>,
     ) -> PyResult<Self> {
+        let inner = inner_tunnels(inner)?;
         if batch_frames == 0 {
             return Err(PyValueError::new_err("batch_frames: at least 1 is right"));
         }
         let table = Arc::clone(&table.0);
         let batches = py
-            .detach(|| CaptureBatches::open(path, table, mtu_octets))
+            .detach(|| CaptureBatches::open(path, table, mtu_octets, inner))
             .map_err(|error| errors::from_capture(&error))?;
         Ok(Self::new(State::Batches {
             batches: Box::new(batches),
@@ -220,7 +223,7 @@ impl Tap {
 
     /// Captures played by a worker of its own, and their copies sent.
     #[staticmethod]
-    #[pyo3(signature = (files, table, *, pace=PaceArgument::Word("recorded".to_owned()), r#loop=false, wait_for_criteria=0, export=true, broker=None, interface=None))]
+    #[pyo3(signature = (files, table, *, pace=PaceArgument::Word("recorded".to_owned()), r#loop=false, wait_for_criteria=0, export=true, broker=None, interface=None, inner=Vec::new()))]
     #[expect(
         clippy::too_many_arguments,
         reason = "each is a keyword of its own in Python"
@@ -235,6 +238,7 @@ impl Tap {
         export: bool,
         broker: Option<&Bound<'_, PyAny>>,
         interface: Option<String>,
+        inner: Vec<String>,
     ) -> PyResult<Self> {
         // The engine's time goes on from Python's monotonic clock, so that both can be compared.
         let monotonic_ns = py.import("time")?.call_method0("monotonic_ns")?.extract()?;
@@ -242,6 +246,7 @@ impl Tap {
             files,
             pace: self::pace(pace)?,
             interface,
+            inner: inner_tunnels(inner)?,
             looped: r#loop,
             wait_for_criteria,
             export,
@@ -257,7 +262,7 @@ impl Tap {
     /// Interfaces captured by workers of their own, and the copies sent.
     #[staticmethod]
     #[pyo3(signature = (interfaces, table, *, workers=1, export=None, promiscuous=false,
-        direction="ingress", deduplicate_ms=0, prefilter=true, hardware_timestamps=false,
+        direction="ingress", deduplicate_ms=0, inner=Vec::new(), prefilter=true, hardware_timestamps=false,
         ring_octets=64 << 20, block_ms=4, own=Vec::new(), bpf=None, write=None, write_comment=None,
         snapshot_octets=None, frames_max=None, broker=None))]
     #[expect(
@@ -273,6 +278,7 @@ impl Tap {
         promiscuous: bool,
         direction: &str,
         deduplicate_ms: u64,
+        inner: Vec<String>,
         prefilter: bool,
         hardware_timestamps: bool,
         ring_octets: usize,
@@ -313,6 +319,7 @@ impl Tap {
                 }
             },
             deduplicate_ms,
+            inner: inner_tunnels(inner)?,
             ebpf: prefilter,
             export: export_options(export, broker.as_ref())?,
             broker,

@@ -101,8 +101,8 @@ def test_a_good_one(tmp_path: Path) -> None:
         ("127.0.0.1:32001", "localhost", "dtcp.ssh.listen", "ADDRESS:PORT"),
         ("127.0.0.1:32001", "127.0.0.1:99999", "dtcp.ssh.listen", "ADDRESS:PORT"),
         ('host_key_file = "host_key"', "", "dtcp.ssh.host_key_file", "is missing"),
-        ('name = "lab"', 'interfaces = ["eth0"]', "element", "live capture"),
-        ('[element.replay]\nfiles = ["a.pcap"]\npace = 1000', "", "element", "a source is needed"),
+        ('name = "lab"', 'interfaces = ["eth0"]', "element", "one source is right"),
+        ('[element.replay]\nfiles = ["a.pcap"]\npace = 1000', "", "element", "one source is right"),
     ],
 )
 def test_every_wrong_key_is_named(before: str, after: str, key: str, words: str, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ use std::mem;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 
+pub use flowtap_core::decode::InnerTunnels;
 use flowtap_core::frame::LinkType;
 
 use self::classic::Classic;
@@ -42,25 +43,12 @@ use self::maker::Maker;
 pub(crate) use self::maker::{descriptors_in, map_for_another, program_for_another};
 use crate::broker::Broker;
 
-/// Tunnels whose inner packets are matched too: the outer packets of these kinds pass, whatever their addresses.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct InnerTunnels {
-    /// GRE (RFC 2784).
-    pub gre: bool,
-    /// VXLAN (RFC 7348).
-    pub vxlan: bool,
-    /// GTP version 1, user plane (3GPP TS 29.281).
-    pub gtpu: bool,
-    /// IPv4 and IPv6 in IP (RFC 2003, RFC 4213).
-    pub ipip: bool,
-}
-
 /// How a [`Prefilter`] filters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PrefilterOptions {
     /// How the frames of the sockets begin.
     pub link_type: LinkType,
-    /// Tunnels that are looked into.
+    /// Tunnels that are looked into: outer packets of these kinds pass, whatever their addresses.
     pub inner: InnerTunnels,
     /// Whether eBPF may be used; otherwise it is classic BPF or none.
     pub ebpf: bool,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use flowtap_core::batch::CopyBatch;
 use flowtap_core::counters::Stats;
+use flowtap_core::decode::InnerTunnels;
 use flowtap_core::engine::{Engine, EngineOptions, Framing};
 use flowtap_core::table::FilterTable;
 
@@ -30,9 +31,11 @@ impl CaptureBatches {
         path: &str,
         table: Arc<FilterTable>,
         mtu_octets: u32,
+        inner: InnerTunnels,
     ) -> Result<Self, CaptureError> {
         let options = EngineOptions {
             framing: Framing::Datagram { mtu_octets },
+            inner,
             ..EngineOptions::default()
         };
         Ok(Self {

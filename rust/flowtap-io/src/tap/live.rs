@@ -53,6 +53,8 @@ pub struct LiveOptions {
     pub any_way: bool,
     /// How long a packet is remembered that is not to be copied twice, in milliseconds; 0 for not at all.
     pub deduplicate_ms: u64,
+    /// Tunnels whose inner packets criteria are matched against as well.
+    pub inner: InnerTunnels,
     /// Whether the kernel may filter by eBPF.
     pub ebpf: bool,
     /// Send the copies; otherwise they are counted only.
@@ -204,12 +206,7 @@ pub(super) fn prepare(
     .map_err(|error| TapError::Output {
         message: error.to_string(),
     })?;
-    let filters = Filters::new(
-        &table,
-        InnerTunnels::default(),
-        options.ebpf,
-        options.broker.clone(),
-    );
+    let filters = Filters::new(&table, options.inner, options.ebpf, options.broker.clone());
     let mut places = Vec::new();
     let mut prepared = Vec::new();
     for (number, name) in options.interfaces.iter().enumerate() {
@@ -290,6 +287,7 @@ pub(super) fn run(task: Task<'_>, prepared: Prepared) -> WorkerStats {
         cell,
         stop,
         options.export.clone(),
+        options.inner,
         options.monotonic_ns,
     );
     let names = options.interfaces.iter().cloned().map(Some).collect();

@@ -38,7 +38,14 @@ pub(super) fn run(
     let mut player = Player {
         shared,
         options,
-        station: Station::new(shared, cell, stop, export, options.monotonic_ns),
+        station: Station::new(
+            shared,
+            cell,
+            stop,
+            export,
+            options.inner,
+            options.monotonic_ns,
+        ),
     };
     player.play_all();
     player.idle();

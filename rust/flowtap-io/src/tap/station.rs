@@ -5,6 +5,7 @@ use std::sync::{Arc, atomic::AtomicBool};
 use std::time::Instant;
 
 use flowtap_core::batch::CopyBatch;
+use flowtap_core::decode::InnerTunnels;
 use flowtap_core::engine::{Engine, EngineOptions, Framing};
 
 use super::{Shared, WorkerStats};
@@ -35,6 +36,7 @@ impl<'a> Station<'a> {
         cell: &'a Arc<TableCell>,
         stop: &'a AtomicBool,
         export: Option<ExportOptions>,
+        inner: InnerTunnels,
         monotonic_ns: u64,
     ) -> Self {
         let (tables, table) = cell.reader();
@@ -45,6 +47,7 @@ impl<'a> Station<'a> {
         };
         let options = EngineOptions {
             framing,
+            inner,
             ..EngineOptions::default()
         };
         Self {
