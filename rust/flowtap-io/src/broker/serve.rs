@@ -54,6 +54,8 @@ fn transparent_udp(source: SocketAddr) -> Result<OwnedFd, String> {
             Type::DGRAM,
             Some(Protocol::UDP),
         )?;
+        // Several workers send from one address and port.
+        socket.set_reuse_address(true)?;
         if source.is_ipv6() {
             socket.set_ip_transparent_v6(true)?;
             socket.set_only_v6(true)?;
@@ -220,14 +222,17 @@ mod tests {
         let refusal = broker.packet("eth0").unwrap_err();
         assert_eq!(refusal, "the configuration names no such interface");
         let source = "192.0.2.1:40000".parse().unwrap();
-        for opened in [
+        let opened = [
             broker.packet("lo"),
             broker.raw(false),
             broker.raw(true),
+            // Twice: two workers send from there.
             broker.transparent_udp(source),
-        ] {
+            broker.transparent_udp(source),
+        ];
+        for each in opened {
             // Without the right, the reason says so.
-            if let Err(reason) = opened {
+            if let Err(reason) = each {
                 let missing = reason.contains("CAP_NET_RAW") || reason.contains("not permitted");
                 assert!(missing, "{reason}");
             }
