@@ -61,4 +61,16 @@ def test_the_configuration_of_the_guide(tmp_path: Path) -> None:
 
     (text,) = blocks((ROOT / "docs" / "operations.md").read_text(), "toml")
     (tmp_path / "flowtap.toml").write_text(text)
-    assert load(tmp_path / "flowtap.toml").values.content_destination["cd1"].ttl == 255
+    values = load(tmp_path / "flowtap.toml").values
+    assert values.content_destination["cd1"].ttl == 255
+    assert values.element.interfaces == ["eth0", "eth1"]
+    # And with the other source, and what else stands behind a mark.
+    other = re.sub(r"^# (?=[\w\[\"])", "", text, flags=re.MULTILINE).replace(
+        'interfaces = ["eth0", "eth1"]', "", 1
+    )
+    other = other.replace("interfaces = []  ", 'interfaces = ["eth0", "eth2"]  ', 1)
+    (tmp_path / "flowtap.toml").write_text(other)
+    element = load(tmp_path / "flowtap.toml").values.element
+    assert element.replay is not None
+    assert element.replay.files == ["a.pcapng"]
+    assert element.vrf["RED"].interfaces == ["eth2"]
