@@ -38,7 +38,7 @@ impl Engine {
             }
         }
         self.is_unusual = true;
-        if self.fresh.len() > self.criteria.len() {
+        if self.fresh.len() > 2 * self.criteria.len() {
             // Many changes without a frame between them: some slots are there several times.
             self.fresh = (0..self.criteria.len()).collect();
         }
