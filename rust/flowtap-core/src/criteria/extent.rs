@@ -2,7 +2,7 @@
 
 use super::set::AddressSet;
 use super::text;
-use super::{Criteria, CriteriaError, Field, ranges};
+use super::{Criteria, CriteriaError, Field, Side, ranges};
 
 /// Addresses that a policy allows.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,7 +19,8 @@ impl AddressSpace {
 
     /// Whether every packet that the filter can match has its source or its destination in the space.
     pub fn covers(&self, criteria: &Criteria) -> bool {
-        let (source, destination) = (&criteria.source, &criteria.destination);
+        let source = criteria.addresses.side(Side::Source);
+        let destination = criteria.addresses.side(Side::Destination);
         let v4 = covers(&self.0.v4(), &source.v4(), &destination.v4());
         let v6 = covers(&self.0.v6(), &source.v6(), &destination.v6());
         v4 && v6
@@ -51,11 +52,15 @@ impl Criteria {
     /// How narrow the filter is among IPv4 packets: the prefix length of a block that holds as many addresses as the
     /// narrower of source and destination, rounded to the wider; None where no IPv4 packet matches.
     pub fn narrowness_v4(&self) -> Option<u32> {
-        open_bits(&self.source.v4(), &self.destination.v4()).map(|bits| 32 - bits)
+        let source = self.addresses.side(Side::Source);
+        let destination = self.addresses.side(Side::Destination);
+        open_bits(&source.v4(), &destination.v4()).map(|bits| 32 - bits)
     }
 
     /// The same among IPv6 packets.
     pub fn narrowness_v6(&self) -> Option<u32> {
-        open_bits(&self.source.v6(), &self.destination.v6()).map(|bits| 128 - bits)
+        let source = self.addresses.side(Side::Source);
+        let destination = self.addresses.side(Side::Destination);
+        open_bits(&source.v6(), &destination.v6()).map(|bits| 128 - bits)
     }
 }

@@ -3,6 +3,7 @@
 //! A missing field matches everything. Ports are looked at in TCP and UDP only, ICMP type and code in ICMP for IPv4
 //! and ICMPv6 for IPv6 only; a filter that names them therefore matches no other protocol.
 
+mod addresses;
 mod extent;
 mod ranges;
 mod set;
@@ -11,6 +12,7 @@ mod upper;
 
 use std::fmt;
 
+use self::addresses::Addresses;
 pub use self::extent::AddressSpace;
 use self::set::{AddressSet, NumberSet};
 pub use self::text::MAXIMUM_ELEMENTS;
@@ -140,8 +142,7 @@ impl CriteriaError {
 /// One packet filter.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Criteria {
-    source: AddressSet,
-    destination: AddressSet,
+    addresses: Addresses,
     upper: Upper,
 }
 
@@ -277,8 +278,7 @@ impl Criteria {
             None
         };
         Ok(Self {
-            source,
-            destination,
+            addresses: Addresses::new(source, destination),
             upper: Upper::new(UpperFilter {
                 protocol,
                 transport,
@@ -289,17 +289,16 @@ impl Criteria {
     /// Whether the filter matches a packet.
     #[inline]
     pub fn matches(&self, key: &PacketKey) -> bool {
-        self.source.contains(key.source)
-            && self.destination.contains(key.destination)
-            && self.upper.matches(key)
+        self.addresses.contain(key.source, key.destination) && self.upper.matches(key)
     }
 
     /// The first field that rejects a packet, None where the filter matches it.
     pub fn first_rejecting_field(&self, key: &PacketKey) -> Option<Field> {
-        if !self.source.contains(key.source) {
+        if !self.addresses.side(Side::Source).contains(key.source) {
             return Some(Field::Source);
         }
-        if !self.destination.contains(key.destination) {
+        let destination = self.addresses.side(Side::Destination);
+        if !destination.contains(key.destination) {
             return Some(Field::Destination);
         }
         self.upper.first_rejecting_field(key)
@@ -308,8 +307,7 @@ impl Criteria {
     /// Whether the filter could match a datagram of which only a later fragment is known: addresses match, and nothing
     /// that the fragment does tell speaks against it.
     pub fn matches_ignoring_transport(&self, key: &PacketKey) -> bool {
-        self.source.contains(key.source)
-            && self.destination.contains(key.destination)
+        self.addresses.contain(key.source, key.destination)
             && self.upper.matches_ignoring_transport(key)
     }
 
@@ -326,10 +324,13 @@ impl Criteria {
 
     /// Whether some packet could match both filters.
     pub fn overlaps(&self, other: &Self) -> bool {
-        let v4 = ranges::intersect(&self.source.v4(), &other.source.v4())
-            && ranges::intersect(&self.destination.v4(), &other.destination.v4());
-        let v6 = ranges::intersect(&self.source.v6(), &other.source.v6())
-            && ranges::intersect(&self.destination.v6(), &other.destination.v6());
+        let sides = [Side::Source, Side::Destination];
+        let v4 = sides
+            .iter()
+            .all(|&side| ranges::intersect(&self.v4(side), &other.v4(side)));
+        let v6 = sides
+            .iter()
+            .all(|&side| ranges::intersect(&self.v6(side), &other.v6(side)));
         if !v4 && !v6 {
             return false;
         }
@@ -387,19 +388,12 @@ impl Criteria {
 
     /// The IPv4 addresses that one side may have.
     pub(crate) fn v4(&self, side: Side) -> Vec<(u32, u32)> {
-        self.addresses(side).v4()
+        self.addresses.side(side).v4()
     }
 
     /// The IPv6 addresses that one side may have.
     pub(crate) fn v6(&self, side: Side) -> Vec<(u128, u128)> {
-        self.addresses(side).v6()
-    }
-
-    const fn addresses(&self, side: Side) -> &AddressSet {
-        match side {
-            Side::Source => &self.source,
-            Side::Destination => &self.destination,
-        }
+        self.addresses.side(side).v6()
     }
 
     /// What the filter says about the upper layer.
@@ -432,7 +426,7 @@ impl Criteria {
 
     /// Octets on the heap.
     pub(crate) fn heap_octets(&self) -> usize {
-        self.source.heap_octets() + self.destination.heap_octets() + self.upper.heap_octets()
+        self.addresses.heap_octets() + self.upper.heap_octets()
     }
 }
 
@@ -442,11 +436,9 @@ pub struct NormalForm<'a>(&'a Criteria);
 
 impl fmt::Display for NormalForm<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Criteria {
-            source,
-            destination,
-            upper,
-        } = self.0;
+        let Criteria { addresses, upper } = self.0;
+        let source = addresses.side(Side::Source);
+        let destination = addresses.side(Side::Destination);
         let UpperFilter {
             protocol,
             transport,
@@ -460,8 +452,8 @@ impl fmt::Display for NormalForm<'_> {
             separator = " ";
             result
         };
-        write(Field::Source, source.is_any(), source)?;
-        write(Field::Destination, destination.is_any(), destination)?;
+        write(Field::Source, source.is_any(), &*source)?;
+        write(Field::Destination, destination.is_any(), &*destination)?;
         write(Field::Protocol, protocol.is_any(), protocol)?;
         match transport {
             Some(TransportFilter::Ports {

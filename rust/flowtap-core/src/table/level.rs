@@ -56,14 +56,6 @@ impl Few {
         }
         has_room
     }
-
-    fn without(&self, slot: u32) -> Self {
-        let mut left = Self::default();
-        for &other in self.as_slice().iter().filter(|&&other| other != slot) {
-            left.push(other);
-        }
-        left
-    }
 }
 
 /// The criteria in one place of an index. Its form depends on their number alone.
@@ -71,7 +63,9 @@ impl Few {
 pub(super) enum Level<C> {
     #[default]
     Empty,
-    One(u32),
+    One([u32; 1]),
+    Two([u32; 2]),
+    Three([u32; 3]),
     Few(Arc<Few>),
     Many(Arc<C>),
 }
@@ -83,8 +77,10 @@ impl<C: Crowd> Level<C> {
 
     pub(super) fn add(&mut self, slot: u32, field: C::Field, register: &Register) {
         match self {
-            Self::Empty => *self = Self::One(slot),
-            &mut Self::One(other) => *self = Self::few(&[other, slot]),
+            Self::Empty => *self = Self::One([slot]),
+            &mut Self::One([a]) => *self = Self::Two([a, slot]),
+            &mut Self::Two([a, b]) => *self = Self::Three([a, b, slot]),
+            &mut Self::Three([a, b, c]) => *self = Self::few(&[a, b, c, slot]),
             Self::Few(few) => {
                 if few.as_slice().len() == MAXIMUM_IN_VAIN {
                     let mut crowd = C::default();
@@ -102,33 +98,30 @@ impl<C: Crowd> Level<C> {
 
     /// Takes a criterion away; true where none is left.
     pub(super) fn remove(&mut self, slot: u32, field: C::Field, register: &Register) -> bool {
-        match self {
-            Self::Empty => {}
-            &mut Self::One(only) => {
-                if only == slot {
-                    *self = Self::Empty;
-                }
+        if let Self::Many(crowd) = self {
+            let crowd = Arc::make_mut(crowd);
+            crowd.remove(slot, field, register);
+            if crowd.len() <= MAXIMUM_IN_VAIN {
+                let mut members = crowd.members();
+                members.sort_unstable();
+                members.dedup();
+                *self = Self::few(&members);
             }
-            Self::Few(few) => *self = Self::few(few.without(slot).as_slice()),
-            Self::Many(crowd) => {
-                let crowd = Arc::make_mut(crowd);
-                crowd.remove(slot, field, register);
-                if crowd.len() <= MAXIMUM_IN_VAIN {
-                    let mut members = crowd.members();
-                    members.sort_unstable();
-                    members.dedup();
-                    *self = Self::few(&members);
-                }
-            }
+        } else {
+            let mut members = self.members();
+            members.retain(|&other| other != slot);
+            *self = Self::few(&members);
         }
         self.is_empty()
     }
 
     /// At most [`MAXIMUM_IN_VAIN`] slots in their form.
     fn few(slots: &[u32]) -> Self {
-        match slots {
+        match *slots {
             [] => Self::Empty,
-            &[only] => Self::One(only),
+            [a] => Self::One([a]),
+            [a, b] => Self::Two([a, b]),
+            [a, b, c] => Self::Three([a, b, c]),
             _ => {
                 let mut few = Few::default();
                 for &slot in slots {
@@ -139,28 +132,37 @@ impl<C: Crowd> Level<C> {
         }
     }
 
+    /// The slots that are asked one by one; None where they are told apart further.
+    #[inline]
+    fn as_few(&self) -> Option<&[u32]> {
+        match self {
+            Self::Empty => Some(&[]),
+            Self::One(slots) => Some(slots),
+            Self::Two(slots) => Some(slots),
+            Self::Three(slots) => Some(slots),
+            Self::Few(few) => Some(few.as_slice()),
+            Self::Many(_) => None,
+        }
+    }
+
     #[inline]
     pub(super) fn visit<F: Find>(&self, key: C::Key, find: &mut F) {
         match self {
-            Self::Empty => {}
-            Self::One(slot) => find.ask(std::slice::from_ref(slot)),
-            Self::Few(few) => find.ask(few.as_slice()),
             Self::Many(crowd) => crowd.visit(key, find),
+            _ => find.ask(self.as_few().unwrap_or_default()),
         }
     }
 
     pub(super) fn members(&self) -> Vec<u32> {
         match self {
-            Self::Empty => Vec::new(),
-            &Self::One(slot) => vec![slot],
-            Self::Few(few) => few.as_slice().to_vec(),
             Self::Many(crowd) => crowd.members(),
+            _ => self.as_few().unwrap_or_default().to_vec(),
         }
     }
 
     pub(super) fn heap_octets(&self) -> usize {
         match self {
-            Self::Empty | Self::One(_) => 0,
+            Self::Empty | Self::One(_) | Self::Two(_) | Self::Three(_) => 0,
             Self::Few(_) => ARC_OCTETS + size_of::<Few>(),
             Self::Many(crowd) => ARC_OCTETS + size_of::<C>() + crowd.heap_octets(),
         }

@@ -57,7 +57,7 @@ impl<T> Shared<T> {
             .count();
         self.bundles.capacity() * size_of::<Bundle<T>>()
             + self.bundles.len() * (ARC_OCTETS + size_of::<[Option<Chunk<T>>; CHUNK]>())
-            + chunks * (ARC_OCTETS + size_of::<[T; CHUNK]>())
+            + chunks * (ARC_OCTETS.max(align_of::<T>()) + size_of::<[T; CHUNK]>())
     }
 
     /// Hands every index to `each` whose chunk is not shared with `other`.
@@ -103,16 +103,23 @@ enum Place {
     Taken(Slot),
 }
 
-impl Default for Place {
+/// A slot's place in memory: one cache line.
+#[derive(Clone, Debug)]
+#[repr(align(64))]
+struct Line(Place);
+
+const _: () = assert!(size_of::<Line>() == 64);
+
+impl Default for Line {
     fn default() -> Self {
-        Self::Vacant(None)
+        Self(Place::Vacant(None))
     }
 }
 
 /// The criteria of a table.
 #[derive(Clone, Debug)]
 pub(super) struct Register {
-    places: Shared<Place>,
+    places: Shared<Line>,
     by_id: Trie<u64, u32>,
     count: usize,
     /// Slots that were ever taken.
@@ -155,7 +162,7 @@ impl Register {
 
     #[inline]
     pub(super) fn get(&self, slot: u32) -> Option<&Slot> {
-        match self.places.get(slot)? {
+        match &self.places.get(slot)?.0 {
             Place::Taken(slot) => Some(slot),
             Place::Vacant(_) => None,
         }
@@ -173,7 +180,7 @@ impl Register {
     pub(super) fn take(&mut self, slot: Slot) -> Option<u32> {
         let id = slot.id();
         let number = if let Some(number) = self.vacant {
-            if let Some(&Place::Vacant(next)) = self.places.get(number) {
+            if let Some(&Line(Place::Vacant(next))) = self.places.get(number) {
                 self.vacant = next;
             }
             self.is_ordered = false;
@@ -185,7 +192,7 @@ impl Register {
             number
         };
         self.highest = self.highest.max(Some(id));
-        *self.places.get_mut(number)? = Place::Taken(slot);
+        *self.places.get_mut(number)? = Line(Place::Taken(slot));
         *self.by_id.entry(Prefix::one(id))? = number;
         self.count += 1;
         Some(number)
@@ -197,7 +204,7 @@ impl Register {
             return;
         };
         if let Some(place) = self.places.get_mut(number) {
-            *place = Place::Vacant(self.vacant);
+            *place = Line(Place::Vacant(self.vacant));
             self.vacant = Some(number);
             self.count = self.count.saturating_sub(1);
         }
