@@ -238,6 +238,36 @@ fn the_rule_sets_stay_within_the_bound() {
     }
 }
 
+#[test]
+fn long_lists_in_every_field_take_no_more_room_than_one_long_list() {
+    let addresses = |first: u32| {
+        let list: Vec<String> = (0..300)
+            .map(|at| std::net::Ipv4Addr::from(first + 5 * at).to_string())
+            .collect();
+        list.join(",")
+    };
+    let ports = |first: u32| {
+        let list: Vec<String> = (0..300).map(|at| (first + 3 * at).to_string()).collect();
+        list.join(",")
+    };
+    let (source, destination) = (addresses(0x0a00_0000), addresses(0x0b00_0000));
+    let (source_port, destination_port) = (ports(1), ports(2));
+    let text = CriteriaText {
+        source: Some(&source),
+        destination: Some(&destination),
+        source_port: Some(&source_port),
+        destination_port: Some(&destination_port),
+        ..CriteriaText::default()
+    };
+    let table = compile((1..=12).map(|id| entry(id, &text)).collect());
+    let octets = table.memory_octets() / 12;
+    assert!(octets < 400_000, "{octets} octets a criterion");
+    let key = packet(v4("10.0.0.5"), v4("11.0.0.10"), 6, (4, 5));
+    assert_eq!(found(&table, &key).len(), 12);
+    let beside = packet(v4("10.0.0.6"), v4("11.0.0.10"), 6, (4, 5));
+    assert!(found(&table, &beside).is_empty());
+}
+
 /// A criterion of prefixes and single ports: addresses share their first bits with these two.
 #[derive(Clone, Copy, Debug)]
 struct Simple {

@@ -12,7 +12,7 @@ use crate::criteria::{Criteria, Side};
 /// criterion asked in vain where the rounding lets a packet through.
 pub(super) const MAXIMUM_ANCHORS: usize = 2048;
 /// Prefixes that one criterion may have below each of its anchors.
-const MAXIMUM_OTHERS: usize = 64;
+pub(super) const MAXIMUM_OTHERS: usize = 64;
 
 /// An address of one family.
 pub(super) trait Address: Lengths {
@@ -237,8 +237,12 @@ impl<K> Default for OtherAddress<K> {
 }
 
 impl<K: Address> OtherAddress<K> {
-    fn pieces(criteria: &Criteria, side: Side) -> Vec<Prefix<K>> {
-        cover(&K::ranges(criteria, side), MAXIMUM_OTHERS)
+    fn pieces(slot: u32, side: Side, register: &Register) -> Vec<Prefix<K>> {
+        register
+            .cut(slot)
+            .map_or_else(Vec::new, |(criteria, fineness)| {
+                cover(&K::ranges(criteria, side), fineness.others())
+            })
     }
 }
 
@@ -247,11 +251,8 @@ impl<K: Address> Crowd for OtherAddress<K> {
     type Key = (K, UpperKey);
 
     fn add(&mut self, slot: u32, field: Side, register: &Register) {
-        let Some(criteria) = register.criteria(slot) else {
-            return;
-        };
         self.count += 1;
-        for piece in Self::pieces(criteria, field) {
+        for piece in Self::pieces(slot, field, register) {
             if let Some(level) = self.other.entry(piece) {
                 level.add(slot, (), register);
             }
@@ -259,11 +260,8 @@ impl<K: Address> Crowd for OtherAddress<K> {
     }
 
     fn remove(&mut self, slot: u32, field: Side, register: &Register) {
-        let Some(criteria) = register.criteria(slot) else {
-            return;
-        };
         self.count = self.count.saturating_sub(1);
-        for piece in Self::pieces(criteria, field) {
+        for piece in Self::pieces(slot, field, register) {
             self.other
                 .reduce(piece, |level| level.remove(slot, (), register));
         }

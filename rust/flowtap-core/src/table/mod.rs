@@ -22,7 +22,7 @@
 //!
 //! * `criteria_asked`: those that match, and [`MAXIMUM_IN_VAIN`] for each place, and those whose lists are too long to be
 //!   cut exactly (2,048 prefixes on the side that leads to the criterion, 64 on each other field, 16 ICMP types with a
-//!   code);
+//!   code, and all of these multiplied 4,096: a criterion never takes more places than that);
 //! * `probes`: 25 for the first looks (31 in IPv6), 7 for each of the four tries of anchors (23), and for each place with
 //!   more than [`MAXIMUM_IN_VAIN`] criteria the tries below it: 7 (23) for the other address, 11 for protocol and ports,
 //!   4 for the other port.
@@ -47,6 +47,7 @@ mod anchors;
 mod classify;
 mod destinations;
 mod family;
+mod fineness;
 mod level;
 mod prefix;
 mod rate;
@@ -67,6 +68,7 @@ pub use self::anchors::{
 pub use self::classify::Work;
 use self::destinations::Destinations;
 use self::family::Family;
+use self::fineness::Fineness;
 pub use self::level::MAXIMUM_IN_VAIN;
 use self::prefix::Wide;
 pub use self::rate::Rate;
@@ -208,13 +210,17 @@ pub enum TableError {
     },
 }
 
+/// The number of no destination.
+const NOWHERE: u32 = u32::MAX;
+
 /// One compiled criterion.
 #[derive(Clone, Debug)]
 pub struct Slot {
     id: u64,
     criteria: Criteria,
-    /// The number of the first destination.
-    destination: Option<u32>,
+    /// The number of the first destination, or [`NOWHERE`].
+    destination: u32,
+    fineness: Fineness,
     // Most criteria of a large table have none of this, or are ended from outside.
     special: Option<Box<Special>>,
 }
@@ -290,14 +296,15 @@ impl Slot {
 
     /// Whether copies go anywhere.
     pub const fn is_delivered(&self) -> bool {
-        self.destination.is_some()
+        self.destination != NOWHERE
     }
 
     /// The numbers of the destinations.
     fn handles(&self) -> impl Iterator<Item = u32> {
         let special = self.special.as_ref();
         let further = special.map_or(&[][..], |special| &special.destinations);
-        self.destination.into_iter().chain(further.iter().copied())
+        let first = Some(self.destination).filter(|&number| number != NOWHERE);
+        first.into_iter().chain(further.iter().copied())
     }
 
     /// Copies that one match wants: one a destination, or one that goes nowhere.
@@ -388,8 +395,8 @@ impl FilterTable {
             self.destinations.add_user(&handles);
             self.own += usize::from(entry.own);
             let (destination, further) = match handles.split_first() {
-                None => (None, &[][..]),
-                Some((&first, further)) => (Some(first), further),
+                None => (NOWHERE, &[][..]),
+                Some((&first, further)) => (first, further),
             };
             let scope = self.interfaces.compile(&entry.scope).map(Box::new);
             let is_special = entry.own
@@ -399,6 +406,7 @@ impl FilterTable {
                 || scope.is_some();
             let slot = Slot {
                 id: entry.id,
+                fineness: Fineness::of(&entry.criteria),
                 criteria: entry.criteria,
                 destination,
                 special: is_special.then(|| {

@@ -115,32 +115,56 @@ impl<K: Bits> Prefix<K> {
     }
 }
 
-/// Cuts sorted, disjoint, inclusive ranges into the fewest prefixes; None where that makes more than `limit`.
-fn cut<K: Bits>(ranges: &[(u128, u128)], limit: usize) -> Option<Vec<Prefix<K>>> {
-    let mut found = Vec::with_capacity(ranges.len().min(limit));
-    for &(first, last) in ranges {
-        let mut at = first;
-        loop {
-            if found.len() == limit {
-                return None;
-            }
-            // The largest block that begins here: by alignment, and by what is left.
-            let left = (last - at).checked_add(1).map_or(128, u128::ilog2);
-            let host_bits = at.trailing_zeros().min(left);
-            found.push(Prefix {
-                bits: K::from_u128(at),
-                host_bits: u8::try_from(host_bits).unwrap_or(u8::MAX),
-            });
-            let next = 1_u128
-                .checked_shl(host_bits)
-                .and_then(|size| at.checked_add(size));
-            match next {
-                Some(next) if next <= last => at = next,
-                _ => break,
-            }
+/// Cuts one range into the fewest prefixes and appends them; false where that makes more than `limit` in all.
+fn cut<K: Bits>(first: u128, last: u128, limit: usize, found: &mut Vec<Prefix<K>>) -> bool {
+    let mut at = first;
+    loop {
+        if found.len() == limit {
+            return false;
+        }
+        // The largest block that begins here: by alignment, and by what is left.
+        let left = (last - at).checked_add(1).map_or(128, u128::ilog2);
+        let host_bits = at.trailing_zeros().min(left);
+        found.push(Prefix {
+            bits: K::from_u128(at),
+            host_bits: u8::try_from(host_bits).unwrap_or(u8::MAX),
+        });
+        let next = 1_u128
+            .checked_shl(host_bits)
+            .and_then(|size| at.checked_add(size));
+        match next {
+            Some(next) if next <= last => at = next,
+            _ => return true,
         }
     }
-    Some(found)
+}
+
+/// Rounds sorted, disjoint, inclusive ranges outwards to multiples of a power of two and cuts them; None where that makes
+/// more than `limit`, which is known as soon as so many are found.
+fn round<K: Bits>(ranges: &[(K, K)], bits: u32, limit: usize) -> Option<Vec<Prefix<K>>> {
+    let low = (1_u128 << bits) - 1;
+    let mut found = Vec::new();
+    let mut open: Option<(u128, u128)> = None;
+    for &(first, last) in ranges {
+        let (first, last) = (first.to_u128() & !low, last.to_u128() | low);
+        open = match open {
+            // Ranges that touch are one only where that is what rounding is for.
+            Some(before) if bits > 0 && first <= before.1.saturating_add(1) => {
+                Some((before.0, last))
+            }
+            Some(before) => {
+                if !cut(before.0, before.1, limit, &mut found) {
+                    return None;
+                }
+                Some((first, last))
+            }
+            None => Some((first, last)),
+        };
+    }
+    match open {
+        Some((first, last)) if !cut(first, last, limit, &mut found) => None,
+        _ => Some(found),
+    }
 }
 
 /// Prefixes that hold every key of some sorted, disjoint, inclusive ranges, at most `limit` of them, never overlapping.
@@ -148,32 +172,23 @@ fn cut<K: Bits>(ranges: &[(u128, u128)], limit: usize) -> Option<Vec<Prefix<K>>>
 /// They hold nothing else, unless that would take more than `limit`: then the ends of the ranges are rounded outwards,
 /// as little as is enough.
 pub(super) fn cover<K: Bits>(ranges: &[(K, K)], limit: usize) -> Vec<Prefix<K>> {
-    let exact: Vec<(u128, u128)> = ranges
-        .iter()
-        .map(|&(first, last)| (first.to_u128(), last.to_u128()))
-        .collect();
-    if let Some(found) = cut(&exact, limit) {
-        return found;
-    }
-    for bits in 1..128 {
-        let low = (1_u128 << bits) - 1;
-        let mut rounded: Vec<(u128, u128)> = Vec::new();
-        for &(first, last) in &exact {
-            let (first, last) = (first & !low, last | low);
-            match rounded.last_mut() {
-                Some(previous) if first <= previous.1.saturating_add(1) => previous.1 = last,
-                _ => rounded.push((first, last)),
-            }
-        }
-        if let Some(found) = cut(&rounded, limit) {
-            return found;
-        }
-    }
-    // One prefix of everything; only a limit of none comes here.
-    vec![Prefix {
-        bits: K::from_u128(0),
-        host_bits: 128,
-    }]
+    let (Some(&(first, _)), Some(&(_, last))) = (ranges.first(), ranges.last()) else {
+        return Vec::new();
+    };
+    // One prefix of everything needs at least this; long lists are asked for it most often.
+    let together = first
+        .highest_difference(last)
+        .map_or(0, |highest| highest + 1);
+    let start = if limit == 1 { together } else { 0 };
+    (start..128)
+        .find_map(|bits| round(ranges, bits, limit))
+        // One prefix of everything; only a limit of none comes here, or one where both halves have a part.
+        .unwrap_or_else(|| {
+            vec![Prefix {
+                bits: K::from_u128(0),
+                host_bits: 128,
+            }]
+        })
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::prefix::{Prefix, Wide};
 use super::trie::{ARC_OCTETS, Seek};
-use super::upper::{Pieces, UpperKey, anchor_side};
+use super::upper::{MAXIMUM_PIECES, Pieces, UpperKey, anchor_side};
 use crate::criteria::{Criteria, Side};
 
 /// Networks that a [`Reach`] tells apart on either side.
@@ -223,7 +223,7 @@ const SHARED_BITS: u32 = 2;
 
 impl Ports {
     pub(super) fn add(&mut self, criteria: &Criteria) {
-        match Pieces::of(criteria) {
+        match Pieces::of(criteria, MAXIMUM_PIECES) {
             Pieces::Protocols(pieces) => {
                 for number in 0..=u8::MAX {
                     if pieces.iter().any(|piece| piece.holds(number.into()))

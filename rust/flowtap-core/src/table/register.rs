@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::fineness::Fineness;
 use super::prefix::Prefix;
 use super::trie::{ARC_OCTETS, Iter, Trie};
 use super::{Slot, Special};
@@ -170,6 +171,11 @@ impl Register {
 
     pub(super) fn criteria(&self, slot: u32) -> Option<&Criteria> {
         self.get(slot).map(Slot::criteria)
+    }
+
+    /// A criterion's filter, and how finely it is cut.
+    pub(super) fn cut(&self, slot: u32) -> Option<(&Criteria, Fineness)> {
+        self.get(slot).map(|slot| (&slot.criteria, slot.fineness))
     }
 
     pub(super) fn slot_of(&self, id: u64) -> Option<u32> {

@@ -9,7 +9,7 @@ use crate::packet::{Address, PacketKey, Transport};
 use crate::wire::protocol;
 
 /// Prefixes that one criterion may have in an index of ports. Two ranges make at most 60.
-const MAXIMUM_PIECES: usize = 64;
+pub(super) const MAXIMUM_PIECES: usize = 64;
 /// ICMP types that a criterion may name to be told apart by code as well.
 const MAXIMUM_TYPES: usize = 16;
 /// Bits of a protocol number.
@@ -142,14 +142,15 @@ pub(super) enum Pieces {
 }
 
 impl Pieces {
-    pub(super) fn of(criteria: &Criteria) -> Self {
+    /// Cut into at most `limit` pieces for each side.
+    pub(super) fn of(criteria: &Criteria, limit: usize) -> Self {
         match criteria.upper() {
             UpperRanges::Protocols(ranges) => {
                 let ranges: Vec<(u32, u32)> = ranges
                     .iter()
                     .map(|&(first, last)| (first.into(), last.into()))
                     .collect();
-                Self::Protocols(cover(&ranges, MAXIMUM_PIECES))
+                Self::Protocols(cover(&ranges, limit))
             }
             UpperRanges::Ports {
                 tcp,
@@ -167,7 +168,7 @@ impl Pieces {
                                 .map(|&(first, last)| (class.key(first), class.key(last))),
                         );
                     }
-                    cover(&keys, MAXIMUM_PIECES)
+                    cover(&keys, limit)
                 };
                 Self::Transport {
                     source: cut(&source),
@@ -201,7 +202,7 @@ impl Pieces {
                 let all = [(Class::Icmp.key(0), Class::Icmp.key(u16::MAX))];
                 Self::Transport {
                     source: cover(&all, 1),
-                    destination: cover(&keys, MAXIMUM_PIECES),
+                    destination: cover(&keys, limit),
                     classes: [false, false, true],
                 }
             }
@@ -209,8 +210,8 @@ impl Pieces {
     }
 
     /// The pieces of one side; none for a criterion without transport fields.
-    fn of_side(criteria: &Criteria, side: Side) -> Vec<Prefix<u32>> {
-        match Self::of(criteria) {
+    fn of_side(criteria: &Criteria, side: Side, limit: usize) -> Vec<Prefix<u32>> {
+        match Self::of(criteria, limit) {
             Self::Protocols(_) => Vec::new(),
             Self::Transport {
                 source,
@@ -275,11 +276,11 @@ impl Crowd for Upper {
     type Key = UpperKey;
 
     fn add(&mut self, slot: u32, _field: (), register: &Register) {
-        let Some(criteria) = register.criteria(slot) else {
+        let Some((criteria, fineness)) = register.cut(slot) else {
             return;
         };
         self.count += 1;
-        match Pieces::of(criteria) {
+        match Pieces::of(criteria, fineness.pieces()) {
             Pieces::Protocols(pieces) => {
                 for piece in pieces {
                     if let Some(level) = self.by_protocol.entry(piece) {
@@ -310,11 +311,11 @@ impl Crowd for Upper {
     }
 
     fn remove(&mut self, slot: u32, _field: (), register: &Register) {
-        let Some(criteria) = register.criteria(slot) else {
+        let Some((criteria, fineness)) = register.cut(slot) else {
             return;
         };
         self.count = self.count.saturating_sub(1);
-        match Pieces::of(criteria) {
+        match Pieces::of(criteria, fineness.pieces()) {
             Pieces::Protocols(pieces) => {
                 for piece in pieces {
                     self.by_protocol
@@ -414,11 +415,11 @@ impl Crowd for OtherPort {
     type Key = u32;
 
     fn add(&mut self, slot: u32, field: Side, register: &Register) {
-        let Some(criteria) = register.criteria(slot) else {
+        let Some((criteria, fineness)) = register.cut(slot) else {
             return;
         };
         self.count += 1;
-        for piece in Pieces::of_side(criteria, field) {
+        for piece in Pieces::of_side(criteria, field, fineness.other_pieces()) {
             if let Some(level) = self.other.entry(piece) {
                 level.add(slot, (), register);
             }
@@ -426,11 +427,11 @@ impl Crowd for OtherPort {
     }
 
     fn remove(&mut self, slot: u32, field: Side, register: &Register) {
-        let Some(criteria) = register.criteria(slot) else {
+        let Some((criteria, fineness)) = register.cut(slot) else {
             return;
         };
         self.count = self.count.saturating_sub(1);
-        for piece in Pieces::of_side(criteria, field) {
+        for piece in Pieces::of_side(criteria, field, fineness.other_pieces()) {
             self.other
                 .reduce(piece, |level| level.remove(slot, (), register));
         }
