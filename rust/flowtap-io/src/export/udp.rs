@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use arrayvec::ArrayVec;
 use libc::c_int;
 use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
 
@@ -14,6 +15,8 @@ use super::sys::{self, MESSAGES, Message};
 
 /// The most datagrams that the kernel cuts from one message (its `UDP_MAX_SEGMENTS` of old).
 const SEGMENTS: usize = 64;
+/// Pieces that the messages of one call are made of, at most. They stand on the stack: sending asks for no memory.
+const SLICES: usize = 1024;
 /// The largest UDP payload over IPv4, which bounds a message before it is cut.
 pub(super) const PAYLOAD_OCTETS: usize = 65_507;
 /// How long to wait where waiting for the socket does not help, because it is the device's queue that is full.
@@ -363,13 +366,13 @@ fn plan<'a>(
     bytes: &'a [u8],
     spans: &[Span],
     limit: usize,
-    slices: &mut Vec<IoSlice<'a>>,
-    planned: &mut Vec<Planned>,
+    slices: &mut ArrayVec<IoSlice<'a>, SLICES>,
+    planned: &mut ArrayVec<Planned, MESSAGES>,
 ) {
     slices.clear();
     planned.clear();
     let mut rest = spans;
-    while planned.len() < MESSAGES && !rest.is_empty() {
+    while !planned.is_full() && slices.remaining_capacity() >= SEGMENTS && !rest.is_empty() {
         let (message, after) = rest.split_at(run(rest, limit).min(rest.len()));
         rest = after;
         let first = slices.len();
@@ -429,12 +432,12 @@ impl Udp {
         patience: &mut Patience,
         outcome: &mut Outcome,
     ) -> End {
-        let mut slices = Vec::new();
-        let mut planned = Vec::with_capacity(MESSAGES);
+        let mut slices = ArrayVec::new();
+        let mut planned = ArrayVec::new();
         let mut counted = 0;
         'planning: while let Some(rest) = spans.get(counted..).filter(|rest| !rest.is_empty()) {
             plan(bytes, rest, *segment_limit, &mut slices, &mut planned);
-            let messages: Vec<Message<'_>> = planned
+            let messages: ArrayVec<Message<'_>, MESSAGES> = planned
                 .iter()
                 .map(|plan| Message {
                     payload: slices
