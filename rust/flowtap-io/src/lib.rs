@@ -12,4 +12,5 @@ pub mod replay;
 pub mod rights;
 pub mod swap;
 pub mod tap;
+pub mod traffic;
 pub mod usage;

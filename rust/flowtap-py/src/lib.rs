@@ -19,6 +19,7 @@ mod rights;
 mod stats;
 mod table;
 mod tap;
+mod traffic;
 mod usage;
 
 use pyo3::prelude::*;
@@ -40,6 +41,7 @@ mod _flowtap {
         stats::{CaptureStats, CriterionStats, DestinationStats, Stats},
         table::FilterTable,
         tap::Tap,
+        traffic::Traffic,
         usage::{UsageFile, UsageRecord},
     };
     use pyo3::prelude::*;
