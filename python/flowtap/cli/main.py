@@ -24,6 +24,7 @@ __all__ = ["flowtap", "main"]
 COMMANDS = {
     "approve": ("act", "Let criteria begin that wait for approval."),
     "audit": ("audit", "Prove that the audit log is whole, and hand it out."),
+    "bench": ("bench", "How fast this machine is."),
     "capture": ("capture", "Match interfaces against criteria, or capture everything."),
     "clear": ("act", "End criteria, or forget sequence numbers, for the operator."),
     "config": ("config", "Check a configuration, set a password."),

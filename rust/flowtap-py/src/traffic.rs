@@ -65,6 +65,29 @@ impl Traffic {
     }
 }
 
+/// The next frames, and records of seconds, microseconds, offset and length.
+fn batch(traffic: &mut IoTraffic, frames: usize) -> PyResult<(Vec<u8>, Vec<u8>)> {
+    let (mut packets, mut records) = (Vec::new(), Vec::new());
+    for _ in 0..frames {
+        let offset = packets.len();
+        packets.extend_from_slice(traffic.next_frame());
+        let captured = packets.len() - offset;
+        let timestamp = Duration::from_nanos(traffic.timestamp_ns());
+        for field in [
+            u32::try_from(timestamp.as_secs()),
+            Ok(timestamp.subsec_micros()),
+            u32::try_from(offset),
+            u32::try_from(captured),
+        ] {
+            let field = field.map_err(|_error| {
+                PyValueError::new_err(format!("frames = {frames}: a batch holds at most 4 GiB"))
+            })?;
+            records.extend_from_slice(&field.to_ne_bytes());
+        }
+    }
+    Ok((packets, records))
+}
+
 /// Does `frames` frames in steps with the interpreter released, and looks at signals in between.
 fn in_steps<E: Send>(
     py: Python<'_>,
@@ -136,37 +159,21 @@ impl Traffic {
             .map_err(|error| failed(&error))
     }
 
-    /// The first `frames` frames one behind the other, and pcapy-ng's records for them.
-    fn batch<'py>(
+    /// The first frames in batches as pcapy-ng makes them: packets one behind the other, and records for them.
+    fn batches<'py>(
         &self,
         py: Python<'py>,
-        frames: u64,
-    ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)> {
+        batches: usize,
+        frames: usize,
+    ) -> PyResult<Vec<(Bound<'py, PyBytes>, Bound<'py, PyBytes>)>> {
         let mut traffic = self.begin()?;
-        let (packets, records) = py.detach(|| {
-            let (mut packets, mut records) = (Vec::new(), Vec::new());
-            for _ in 0..frames {
-                let offset = packets.len();
-                packets.extend_from_slice(traffic.next_frame());
-                let captured = packets.len() - offset;
-                let timestamp = Duration::from_nanos(traffic.timestamp_ns());
-                for field in [
-                    u32::try_from(timestamp.as_secs()),
-                    Ok(timestamp.subsec_micros()),
-                    u32::try_from(offset),
-                    u32::try_from(captured),
-                ] {
-                    let Ok(field) = field else {
-                        return Err(PyValueError::new_err(format!(
-                            "frames = {frames}: a batch holds at most 4 GiB"
-                        )));
-                    };
-                    records.extend_from_slice(&field.to_ne_bytes());
-                }
-            }
-            Ok((packets, records))
-        })?;
-        Ok((PyBytes::new(py, &packets), PyBytes::new(py, &records)))
+        let mut made = Vec::with_capacity(batches);
+        for _ in 0..batches {
+            let (packets, records) = py.detach(|| batch(&mut traffic, frames))?;
+            made.push((PyBytes::new(py, &packets), PyBytes::new(py, &records)));
+            py.check_signals()?;
+        }
+        Ok(made)
     }
 
     /// Sends `frames` frames on an interface; returns frames, octets, pauses and seconds.
