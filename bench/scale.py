@@ -1,0 +1,42 @@
+"""How much is measured: everything in half an hour, or less in three minutes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Sizes of the measurements.
+
+    Attributes:
+        packets: Packets of the large capture.
+        passes: How often it is read in one run.
+        rule_packets: Packets of captures drawn from rule sets.
+        python_packets: Packets for programs in Python.
+        export_packets: Copies sent in one run.
+        live_packets: Frames sent on an interface in one run.
+        rounds: How often everything is measured.
+        progress: Told how many runs are done, and of how many.
+    """
+
+    packets: int = 4_000_000
+    passes: int = 10
+    rule_packets: int = 1_000_000
+    python_packets: int = 1_000_000
+    export_packets: int = 1_000_000
+    live_packets: int = 4_000_000
+    rounds: int = 5
+    progress: Callable[[int, int], object] | None = None
+
+
+FULL = Scale()
+QUICK = Scale(
+    passes=1,
+    rule_packets=200_000,
+    python_packets=200_000,
+    export_packets=200_000,
+    live_packets=500_000,
+    rounds=3,
+)
