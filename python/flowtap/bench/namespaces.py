@@ -1,7 +1,7 @@
 """Networks of this machine's own, made for a measurement and removed after it.
 
-Each host is a network namespace; hosts are joined by pairs of interfaces that behave like a cable. Needs root and the
-program ip (iproute2).
+Each host is a network namespace; hosts are joined by pairs of interfaces that behave like a cable. Needs root
+and the program ip (iproute2).
 """
 
 from __future__ import annotations
