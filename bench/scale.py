@@ -17,6 +17,9 @@ class Scale:
         python_packets: Packets for programs in Python.
         export_packets: Copies sent in one run.
         live_packets: Frames sent on an interface in one run.
+        control_active: Criteria that are active while the control plane is measured.
+        control_adds: Criteria added in one run.
+        control_limit_s: When the control plane has taken too long.
         rounds: How often everything is measured.
         progress: Told how many runs are done, and of how many.
     """
@@ -27,6 +30,9 @@ class Scale:
     python_packets: int = 1_000_000
     export_packets: int = 1_000_000
     live_packets: int = 4_000_000
+    control_active: int = 10_000
+    control_adds: int = 4_000
+    control_limit_s: float = 600
     rounds: int = 5
     progress: Callable[[int, int], object] | None = None
 
@@ -38,5 +44,7 @@ QUICK = Scale(
     python_packets=200_000,
     export_packets=200_000,
     live_packets=500_000,
+    control_adds=1_000,
+    control_limit_s=120,
     rounds=3,
 )
