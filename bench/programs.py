@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -81,6 +82,11 @@ class Program:
         self.errors.seek(0)
         return (text + self.errors.read()).decode("utf-8", "replace")
 
+    def has_ended(self) -> bool:
+        """Whether it runs no more; what it cost is still to be asked for."""
+        how = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        return os.waitid(os.P_PID, self.process.pid, how) is not None
+
     def wait_for(self, words: str, timeout_s: float = 10) -> None:
         """Waits until it says something.
 
@@ -89,16 +95,17 @@ class Program:
         """
         deadline = time.monotonic() + timeout_s
         while words not in self.printed():
-            if self.process.poll() is not None or time.monotonic() > deadline:
+            if self.has_ended() or time.monotonic() > deadline:
                 message = f"{' '.join(self.words)}: did not say {words!r}: {self.printed()[-500:]}"
                 raise ProgramError(message)
             time.sleep(0.01)
 
     def end(self, number: int | None = None, timeout_s: float = 60) -> Run:
         """Waits for its end, after a signal if one is given."""
+        # Popen's own methods look whether it has ended, and would take what os.wait4 is to tell.
         if number is not None:
-            self.process.send_signal(number)
-        timer = threading.Timer(timeout_s, self.process.kill)
+            os.kill(self.process.pid, number)
+        timer = threading.Timer(timeout_s, os.kill, (self.process.pid, signal.SIGKILL))
         timer.start()
         _, status, usage = os.wait4(self.process.pid, 0)
         timer.cancel()
@@ -182,8 +189,7 @@ def running(words: Sequence[str | Path], ready: str | None = None) -> Iterator[P
         yield program
     finally:
         if program.process.returncode is None:
-            program.process.kill()
-            program.end()
+            program.end(signal.SIGKILL)
 
 
 Progress = Callable[[str], None]

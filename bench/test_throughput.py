@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeAlias
 
 import pcapy
@@ -14,7 +15,7 @@ import pytest
 
 from flowtap import ContentDestination, Criteria, Engine, FilterTable, Replay
 from flowtap.adapters.pcapy import batches
-from traffic import SUBJECT, hosts, write_capture
+from flowtap.bench.traffic import Plan
 
 PACKETS = int(os.environ.get("FLOWTAP_BENCH_PACKETS", "20000"))
 
@@ -29,21 +30,17 @@ def packets() -> int:
 @pytest.fixture(scope="session")
 def capture(tmp_path_factory: pytest.TempPathFactory) -> str:
     path = tmp_path_factory.mktemp("bench") / "imix.pcap"
-    write_capture(path, PACKETS)
+    PLAN.traffic().write(path, PACKETS)
     return str(path)
 
 
+PLAN = Plan(match_share=0.001, active_hosts=1)
 DESTINATION = {"cd": ContentDestination("203.0.113.9", 30000, "203.0.113.1")}
 
 
 def table(count: int, *, deliver: bool = False) -> FilterTable:
-    """One subject, and so many hosts that do not occur."""
-    to = ["cd"] if deliver else []
-    subject = Criteria(1, source=SUBJECT[0], destination=SUBJECT[1], deliver_to=to)
-    others = [
-        Criteria(number, source=host, deliver_to=to) for number, host in enumerate(hosts(count - 1), start=2)
-    ]
-    return FilterTable.compile([subject, *others], DESTINATION)
+    """One host that occurs, and others that do not."""
+    return FilterTable.compile(replace(PLAN, hosts=count).criteria(["cd"] if deliver else []), DESTINATION)
 
 
 @pytest.mark.parametrize("count", [1, 1000, 100_000])
@@ -86,7 +83,7 @@ def test_feed(benchmark: Benchmark, capture: str, packets: int) -> None:
 
 
 def test_compile_100_000(benchmark: Benchmark) -> None:
-    criteria = [Criteria(number, source=host) for number, host in enumerate(hosts(100_000))]
+    criteria = [Criteria(number, source=PLAN.host(number)) for number in range(100_000)]
     assert benchmark(lambda: len(FilterTable.compile(criteria))) == 100_000
 
 
