@@ -35,6 +35,7 @@ PACE_PPS = 20_000
 """Half of these frames match the criterion that the first copy is waited for: one each 0.1 ms."""
 TIMEOUT_S = 120.0
 READ_OCTETS = 1 << 16
+END_OF_REPLY = b"\r\n\r\n"
 TIMED_ADDS = 20
 
 
@@ -51,19 +52,26 @@ class Session:
         self.seq += 1
         return sign(request_text(text, USER, str(self.seq)), KEY)
 
+    async def _read(self) -> bytes:
+        data = await self.reader.read(READ_OCTETS)
+        if not data:
+            message = "the daemon ended the session"
+            raise ProgramError(message)
+        return data
+
+    def _next(self) -> Reply | None:
+        reply = self.dtcp.next_reply()
+        if reply is not None and reply.code != 200:
+            message = f"{reply.code} {reply.reason}: {reply.value('X-Error-Info')}"
+            raise ProgramError(message)
+        return reply
+
     async def replies(self) -> list[Reply]:
         """At least one reply, and all that came with it."""
         found: list[Reply] = []
         while not found:
-            data = await self.reader.read(READ_OCTETS)
-            if not data:
-                message = "the daemon ended the session"
-                raise ProgramError(message)
-            self.dtcp.receive_data(data)
-            while (reply := self.dtcp.next_reply()) is not None:
-                if reply.code != 200:
-                    message = f"{reply.code} {reply.reason}: {reply.value('X-Error-Info')}"
-                    raise ProgramError(message)
+            self.dtcp.receive_data(await self._read())
+            while (reply := self._next()) is not None:
                 found.append(reply)
         return found
 
@@ -82,12 +90,19 @@ class Session:
         return time.perf_counter() - began
 
     async def one(self, text: str) -> tuple[Reply, float]:
-        """Sends one request and waits for its reply."""
+        """Sends one request; its reply, and how long it took until that had come whole."""
         message = self.message(text)
         began = time.perf_counter()
         self.writer.write(message)
-        (reply,) = await self.replies()
-        return reply, time.perf_counter() - began
+        octets = bytearray()
+        # An empty line ends a reply of the vendor's form, and there is none within it.
+        while not octets.endswith(END_OF_REPLY):
+            octets += await self._read()
+        elapsed_s = time.perf_counter() - began
+        self.dtcp.receive_data(bytes(octets))
+        reply = self._next()
+        assert reply is not None
+        return reply, elapsed_s
 
 
 @contextlib.contextmanager
