@@ -10,7 +10,6 @@ from typing import Any
 import captures
 from consume import WAYS
 from files import mpps, summary, told
-from flowtap.bench.rounds import in_turn
 from flowtap.bench.traffic import Plan
 from programs import ROOT, ProgramError, Run, run
 from row import Row, at_least
@@ -33,8 +32,8 @@ def rows(scale: Scale) -> list[Row]:
         for way in WAYS
     }
     # The slow ones need no repetition: nobody comes near them.
-    runs = in_turn({way: cases[way] for way in WAYS if way not in SLOWER}, scale.rounds, scale.progress)
-    runs |= in_turn({way: cases[way] for way in SLOWER}, 1, scale.progress)
+    runs = scale.in_turn({way: cases[way] for way in WAYS if way not in SLOWER})
+    runs |= scale.in_turn({way: cases[way] for way in SLOWER}, 1)
     check(runs, packets)
     found = {way: summary(each, packets[way]) for way, each in runs.items()}
     ours, loop = found["flowtap Tap"], found["pcapy-ng loop"]

@@ -17,7 +17,6 @@ from typing import Any
 import captures
 from files import mpps, summary, told
 from flowtap.bench.namespaces import Host, Network, missing_right
-from flowtap.bench.rounds import in_turn
 from flowtap.bench.traffic import IMIX, Plan
 from programs import EXAMPLES, FLOWTAP, ProgramError, Run, run, running
 from row import Row, at_least
@@ -157,7 +156,7 @@ def rows(scale: Scale) -> list[Row]:
             "flowtap, mixed": partial(export, where, files["mixed"], criteria_file("udp")),
         }
         whole = {name: partial(checked, where, case, count) for name, case in cases.items()}
-        runs = in_turn(whole, scale.rounds, scale.progress)
+        runs = scale.in_turn(whole)
     found: dict[str, dict[str, Any]] = {name: summary(each, count) for name, each in runs.items()}
 
     def against(ours: str, theirs: str) -> float:

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from flowtap.bench.namespaces import Host, Network, missing_right
-from flowtap.bench.rounds import Spread, in_turn
+from flowtap.bench.rounds import Spread
 from flowtap.bench.traffic import Plan
 from programs import EXAMPLES, Program, start, version
 from row import Row
@@ -180,7 +180,7 @@ def nothing_matches(scale: Scale, where: Wire) -> list[Row]:
     plan = Plan(match_share=0, length_octets=SHORT_OCTETS)
     beside_it: dict[str, Tap | None] = {"no tap": None, **taps(f"host {HOST}")}
     cases = {name: partial(beside, where, tap, scale.live_packets, plan) for name, tap in beside_it.items()}
-    runs = in_turn(cases, scale.rounds, scale.progress)
+    runs = scale.in_turn(cases)
     alone = Spread.of([each.rate_pps for each in runs["no tap"]]).median
     shares = {
         name: Spread.of([each.rate_pps for each in runs[name]]).median / alone
@@ -205,7 +205,7 @@ def everything_matches(scale: Scale, where: Wire) -> list[Row]:
     plan = Plan(match_share=0, length_octets=SHORT_OCTETS)
     beside_it = {name: tap for name, tap in taps("ip").items() if name != "ring reader"}
     cases = {name: partial(beside, where, tap, scale.live_packets, plan) for name, tap in beside_it.items()}
-    runs = in_turn(cases, scale.rounds, scale.progress)
+    runs = scale.in_turn(cases)
     lost = {
         name: sum(each.lost or 0 for each in found) / (len(found) * scale.live_packets)
         for name, found in runs.items()

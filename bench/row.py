@@ -33,13 +33,18 @@ class Row:
         return {True: "pass", False: "short", None: ""}[self.holds]
 
 
+def number(value: float) -> str:
+    """A number with about three digits that count."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.2f}"
+
+
 def at_least(figure: str, needed: float, reached: float, unit: str = "times", **more: Any) -> Row:
     """A row for a figure that must be so large."""
-    text = f"{reached:.2f} {unit}"
-    return Row(figure, f"at least {needed:g} {unit}", text, reached >= needed, **more)
+    text = f"{number(reached)} {unit}"
+    return Row(figure, f"at least {needed:,g} {unit}", text, reached >= needed, **more)
 
 
 def at_most(figure: str, needed: float, reached: float, unit: str = "times", **more: Any) -> Row:
     """A row for a figure that must not be larger."""
-    text = f"{reached:.2f} {unit}"
-    return Row(figure, f"at most {needed:g} {unit}", text, reached <= needed, **more)
+    text = f"{number(reached)} {unit}"
+    return Row(figure, f"at most {needed:,g} {unit}", text, reached <= needed, **more)

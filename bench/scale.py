@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
+
+from flowtap.bench import rounds as rounds_
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -21,6 +27,7 @@ class Scale:
         control_adds: Criteria added in one run.
         control_limit_s: When the control plane has taken too long.
         rounds: How often everything is measured.
+        limit_s: How long the rounds of one measurement may go on.
         progress: Told how many runs are done, and of how many.
     """
 
@@ -34,7 +41,14 @@ class Scale:
     control_adds: int = 4_000
     control_limit_s: float = 600
     rounds: int = 5
+    limit_s: float = 150
     progress: Callable[[int, int], object] | None = None
+
+    def in_turn(
+        self, cases: Mapping[Key, Callable[[], Value]], rounds: int | None = None
+    ) -> dict[Key, list[Value]]:
+        """Runs every case once in every round, as often as there is time for."""
+        return rounds_.in_turn(cases, rounds or self.rounds, self.progress, limit_s=self.limit_s)
 
 
 FULL = Scale()
@@ -43,8 +57,9 @@ QUICK = Scale(
     rule_packets=200_000,
     python_packets=200_000,
     export_packets=200_000,
-    live_packets=500_000,
+    live_packets=200_000,
     control_adds=1_000,
     control_limit_s=120,
     rounds=3,
+    limit_s=15,
 )

@@ -6,7 +6,9 @@ gets its share of both.
 
 from __future__ import annotations
 
+import math
 import statistics
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -48,6 +50,8 @@ def in_turn(
     cases: Mapping[Key, Callable[[], Value]],
     rounds: int,
     progress: Callable[[int, int], object] | None = None,
+    *,
+    limit_s: float = math.inf,
 ) -> dict[Key, list[Value]]:
     """Runs every case once in every round.
 
@@ -55,14 +59,19 @@ def in_turn(
         cases: What is measured.
         rounds: How often.
         progress: Told how many runs are done, and of how many.
+        limit_s: No further round begins after so long; the first one is made whatever it takes.
 
     Returns:
         What each case gave, round by round.
     """
     values: dict[Key, list[Value]] = {key: [] for key in cases}
     total = rounds * len(cases)
-    for done, (key, run) in enumerate(item for _ in range(rounds) for item in cases.items()):
-        if progress is not None:
-            progress(done, total)
-        values[key].append(run())
+    began = time.monotonic()
+    for number in range(rounds):
+        if number and time.monotonic() - began > limit_s:
+            break
+        for at, (key, run) in enumerate(cases.items()):
+            if progress is not None:
+                progress(number * len(cases) + at, total)
+            values[key].append(run())
     return values

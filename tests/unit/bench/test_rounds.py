@@ -25,3 +25,9 @@ def test_spread() -> None:
     assert spread == Spread(2.0, 1.0, 4.0)
     assert spread.share == 1.5
     assert Spread.of([0.0]).share == 0
+
+
+def test_no_round_begins_when_the_time_is_over() -> None:
+    values = in_turn({"a": lambda: 1, "b": lambda: 2}, 1000, limit_s=0)
+    assert values["a"]
+    assert len(values["a"]) == len(values["b"]) < 1000
