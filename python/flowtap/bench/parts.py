@@ -12,10 +12,12 @@ import tempfile
 import time
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flowtap import ContentDestination, Criteria, Engine, FilterTable, Replay
+from flowtap.bench.live import cable
 from flowtap.bench.traffic import IMIX, Plan
 from flowtap.errors import DataPlaneError
 
@@ -33,6 +35,7 @@ DEVIATIONS = 6
 """A share of random frames is within so many standard deviations; more are a fault, not chance."""
 EXPORT_OCTETS = 512
 DESTINATION = "cd"
+COUNTED = "every frame counted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,11 +245,28 @@ def export(settings: Settings, stack: ExitStack) -> list[Case]:
     return cases
 
 
+def live(settings: Settings, stack: ExitStack) -> list[Case]:
+    """Frames on an interface, nobody beside, and with a tap at the other end: the sender's rate."""
+    wire = cable(stack)
+    plan = settings.plan(1, 0)
+
+    def case(what: str, hosts: int, run: Callable[[], tuple[int, float]]) -> Case:
+        return Case("live", what, hosts, float(what == COUNTED), settings.length_octets, run)
+
+    cases = [case("sender alone", 0, partial(wire.send, plan, settings.packets))]
+    for hosts in dict.fromkeys((settings.hosts[0], settings.hosts[-1])):
+        tap = ("--hosts", str(hosts))
+        cases.append(case("nothing matches", hosts, partial(wire.send_tapped, plan, settings.packets, *tap)))
+    run = partial(wire.send_tapped, plan, settings.packets, "--everything")
+    return [*cases, case(COUNTED, 1, run)]
+
+
 PARTS: dict[str, Callable[[Settings, ExitStack], list[Case]]] = {
     "decode": decode,
     "match": match,
     "encapsulate": encapsulate,
     "replay": replay,
     "export": export,
+    "live": live,
 }
 """Every part by its name; what it opens is closed with the stack."""

@@ -15,6 +15,7 @@ from flowtap.bench.parts import PARTS, Settings
 from flowtap.bench.report import HEAD, Figure, PlotError, plot
 from flowtap.bench.rounds import in_turn
 from flowtap.cli.console import Table, print_json, print_table, say
+from flowtap.errors import PermissionMissingError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -108,8 +109,14 @@ def bench(
     figures: list[Figure] = []
     for part in dict.fromkeys(parts) or PARTS:
         with ExitStack() as stack:
-            cases = dict(enumerate(PARTS[part](settings, stack)))
-            figures += _measure(cases, rounds, show, part)
+            try:
+                offered = PARTS[part](settings, stack)
+            except PermissionMissingError as error:
+                if parts:
+                    raise
+                say(f"{part} is left out: {error}")
+                continue
+            figures += _measure(dict(enumerate(offered)), rounds, show, part)
     result = describe() | {
         "settings": {"packets": packets, "ipv6_share": ipv6, "seed": seed, "rounds": rounds},
         "figures": [figure.as_json() for figure in figures],

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import export
 import live
 import pictures
 import programs
@@ -172,13 +173,35 @@ def test_frames_sent_arrive() -> None:
 def test_a_tap_beside_the_sender() -> None:
     with live.wire() as where:
         plan = Plan(match_share=0, length_octets=60)
-        tap = live.taps("ip")["tcpdump"]
-        sending = live.beside(where, tap, 2000, plan)
-        assert sending.got is not None
-        assert sending.lost is not None
-        assert sending.got == 2000
-        nothing = live.beside(where, live.taps(f"host {live.HOST}")["tcpdump"], 2000, plan)
-        assert nothing.got == 0
+        sending = live.beside(where, live.others("ip")["tcpdump"], 2000, plan)
+        assert sending.account == live.Account(2000, 0)
+        nothing = live.beside(where, live.others(f"host {live.HOST}")["tcpdump"], 2000, plan)
+        assert nothing.account == live.Account(0, 0)
+
+
+@netns
+def test_a_live_tap_accounts_for_every_frame() -> None:
+    with live.wire() as where:
+        plan = Plan(hosts=50, match_share=0.3, length_octets=200)
+        delivery = (export.SINK, str(export.PORT), export.TAP, str(export.SOURCE_PORTS["udp"]))
+        tap = live.flowtap("--hosts", "50", "--export", *delivery)
+        wanted = live.matching(plan, 5000)
+        assert 1200 < wanted < 1800
+        sending = live.beside(where, tap, 5000, plan)
+        assert sending.arrived == wanted
+        live.check_export(sending, wanted)
+        with pytest.raises(programs.ProgramError, match="1 are missing"):
+            live.check_export(sending, wanted + 1)
+        everything = live.beside(where, live.flowtap("--everything"), 5000, plan)
+        assert everything.account is not None
+        assert everything.account.got + everything.account.lost == 5000
+
+
+def test_a_live_tap_says_what_is_wrong() -> None:
+    words = [sys.executable, "-m", "flowtap.bench.live_tap", "no-such-link"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "flowtap.bench.live_tap: " in done.stderr
 
 
 def test_the_sender_says_what_is_wrong() -> None:
