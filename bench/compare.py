@@ -33,7 +33,7 @@ PACKETS = 4_000_000
 COUNTED_PACKETS = 100_000
 """Callgrind makes a program some fifty times slower."""
 RULE_PACKETS = 500_000
-ONE_PASS = """
+SINGLE_REPLAY = """
 from flowtap import Replay
 from flowtap.cli.criteria import load_criteria
 Replay([sys.argv[1]], load_criteria(sys.argv[2]).table, write="/dev/null").run()
@@ -99,7 +99,7 @@ class Case:
     def _counted(self, version: Version, capture: Path) -> int:
         valgrind = ("valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null")
         # Not the command, which looks at the clock while it waits; and hashes that are the same each time.
-        words = [*valgrind, *version.python(ONE_PASS), capture, self.criteria]
+        words: list[str | Path] = [*valgrind, *version.python(SINGLE_REPLAY), capture, self.criteria]
         done = run(["env", "PYTHONHASHSEED=0", *words], timeout_s=900)
         match = INSTRUCTIONS.search(done.errors)
         if match is None:

@@ -516,6 +516,7 @@ class UsageFile:
 
 def interface_link_type(name: str) -> LinkType: ...
 def interfaces() -> list[tuple[str, bool]]: ...
+
 @final
 class Traffic:
     """Seeded frames, for measuring: drawn from flows, the same wherever the seed is the same.
