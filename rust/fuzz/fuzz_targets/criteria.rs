@@ -1,7 +1,7 @@
 //! Any text as a filter: an error that says something, or a filter whose canonical text means the same.
 #![no_main]
 
-use flowtap_core::criteria::{Criteria, CriteriaText};
+use flowtap_core::criteria::{Criteria, CriteriaText, IpFamily};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|input: &str| {
@@ -17,6 +17,11 @@ fuzz_target!(|input: &str| {
         destination_port: next(),
         icmp_type: next(),
         icmp_code: next(),
+        family: match next() {
+            Some("4") => Some(IpFamily::V4),
+            Some("6") => Some(IpFamily::V6),
+            _ => None,
+        },
     };
     match Criteria::parse(&text) {
         Ok(criteria) => {
@@ -33,6 +38,8 @@ fuzz_target!(|input: &str| {
                 destination_port: field("destination_port"),
                 icmp_type: field("icmp_type"),
                 icmp_code: field("icmp_code"),
+                // The addresses say it.
+                family: None,
             });
             assert_eq!(again, Ok(criteria));
         }

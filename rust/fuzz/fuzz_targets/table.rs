@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use flowtap_core::criteria::{Criteria, CriteriaText};
+use flowtap_core::criteria::{Criteria, CriteriaText, IpFamily};
 use flowtap_core::packet::{Address, PacketKey, Transport};
 use flowtap_core::table::{Entry, FilterTable, Lifetime, Scope, Slot};
 use libfuzzer_sys::fuzz_target;
@@ -49,6 +49,7 @@ fn entry(
         destination_port: pick(&PORTS, to),
         icmp_type: pick(&["8", "*"], kind),
         icmp_code: pick(&["0", "*"], code),
+        family: [None, Some(IpFamily::V4), Some(IpFamily::V6)][usize::from(code >> 4) % 3],
     };
     Some(Entry {
         id,
