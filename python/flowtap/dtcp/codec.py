@@ -176,7 +176,8 @@ def _collect(method: str, parameters: Sequence[Parameter]) -> dict[str, Paramete
     for given in parameters:
         name = given.name.lower()
         if not name:
-            raise SyntaxFault(f"line {given.line}: a parameter has the form Name: value")
+            offending = Parameter(grammar.OFFENDING_LINE, given.value, given.line)
+            raise SyntaxFault(f"line {given.line}: a parameter has the form Name: value", offending)
         if name in _ENVELOPE:
             continue
         # Extensions that are not known are discarded without error [DTCP §6.3].
@@ -309,6 +310,14 @@ def add_parts(
     cdest_ids = () if cdest is None else grammar.name_list(cdest, limits)
     if len(cdest_ids) > _DESTINATIONS_MAX or len(set(cdest_ids)) < len(cdest_ids):
         raise SyntaxFault("Cdest-ID: one name, or two different ones, are right", *_known(cdest))
+    for each in _known(*(given.get(name) for name in FILTER_PARAMETERS)):
+        if each.value.count(",") >= limits.filter_elements:
+            raise SyntaxFault(
+                f"{each.name}: lists of more than {limits.filter_elements} elements are not implemented;"
+                " split it into several criteria",
+                each,
+                status=Status.NOT_IMPLEMENTED,
+            )
     filter_text = FilterText(
         **{field: given[name].value for name, field in FILTER_PARAMETERS.items() if name in given}
     )

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ID_MAX",
+    "OFFENDING_LINE",
     "SyntaxFault",
     "address_list",
     "format_time",
@@ -35,6 +36,9 @@ __all__ = [
 
 ID_MAX = 2**64 - 1
 """The highest id that a list can name; ``*`` as an upper end means it."""
+
+OFFENDING_LINE = "X-Error-Line"
+"""Parameter of an answer: a line of the request that could not be read at all [DTCP §6.2]."""
 
 _REQUEST_LINE = re.compile(r"([!-~]+)[ \t]+DTCP/(\d{1,4})\.(\d{1,4})[ \t]*", re.IGNORECASE | re.ASCII)
 _RESPONSE_LINE = re.compile(
@@ -76,7 +80,10 @@ def request_line(line: str) -> tuple[str, Version]:
     """
     match = _REQUEST_LINE.fullmatch(line)
     if match is None:
-        raise SyntaxFault("line 1: a request begins with a method and a version: ADD DTCP/0.7")
+        raise SyntaxFault(
+            "line 1: a request begins with a method and a version: ADD DTCP/0.7",
+            Parameter(OFFENDING_LINE, line, 1),
+        )
     return match[1].upper(), Version(int(match[2]), int(match[3]))
 
 
@@ -184,14 +191,22 @@ def _id_range(given: Parameter, element: str) -> IdRange:
         return IdRange(0, ID_MAX, single=False)
     first, dash, last = element.partition("-")
     if not dash:
-        value = number(Parameter(given.name, element), ID_MAX)
+        value = _id(given, element)
         return IdRange(value, value, single=True)
-    lower = 0 if first == "*" else number(Parameter(given.name, first), ID_MAX)
-    upper = ID_MAX if last == "*" else number(Parameter(given.name, last), ID_MAX)
+    lower = 0 if first == "*" else _id(given, first)
+    upper = ID_MAX if last == "*" else _id(given, last)
     if lower > upper or (first, last) == ("*", "*"):
         info = f"{given.name}: in a range the lower id comes first; * alone means all"
         raise SyntaxFault(info, given)
     return IdRange(lower, upper, single=False)
+
+
+def _id(given: Parameter, text: str) -> int:
+    try:
+        return number(Parameter(given.name, text), ID_MAX)
+    except SyntaxFault as fault:
+        # What is named as wrong is the parameter as it was given.
+        raise SyntaxFault(fault.info, given) from None
 
 
 def id_list_text(ids: Sequence[IdRange]) -> str:

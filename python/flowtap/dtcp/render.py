@@ -6,8 +6,9 @@ with CRITERIA-ID and follow each other without empty lines, as its clients expec
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from flowtap.dtcp import authentication, grammar
 from flowtap.dtcp.codec import FILTER_PARAMETERS, TIMEOUT_PARAMETERS
@@ -23,6 +24,7 @@ from flowtap.dtcp.messages import (
     Parameter,
     RefreshRequest,
     RefreshResult,
+    Timeouts,
 )
 from flowtap.dtcp.status import Status
 
@@ -37,7 +39,6 @@ if TYPE_CHECKING:
         Notification,
         Request,
         Response,
-        Timeouts,
     )
 
 __all__ = [
@@ -48,6 +49,11 @@ __all__ = [
     "render_response",
     "sign",
 ]
+
+ECHO_CHARACTERS: Final = 4_096
+"""As much of an offending parameter as an answer repeats."""
+DATAGRAM_OCTETS: Final = 65_507
+"""The longest datagram that IPv4 can carry."""
 
 _FILTER_NAMES = {
     "source": "Source-Address",
@@ -204,8 +210,8 @@ def _error_lines(error: ErrorResult) -> Iterator[tuple[str, str]]:
 
 
 def _one_line(text: str) -> str:
-    """What a peer gave, made harmless: no line ends, no control characters."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+    """What a peer gave, made harmless: no line ends, no control characters, and of bounded length."""
+    return "".join(character if character.isprintable() else "?" for character in text[:ECHO_CHARACTERS])
 
 
 def render_response(response: Response, dialect: Dialect, key: Key) -> bytes:
@@ -233,7 +239,8 @@ def render_datagrams(response: Response, key: Key, octets: int) -> list[bytes]:
     Args:
         response: What to write.
         key: The shared secret.
-        octets: Longest datagram; a single entry that is longer goes alone.
+        octets: Longest datagram; a single entry that is longer goes alone. One that fits into no datagram at
+            all goes without what was asked for: its filter, time-outs and extensions.
 
     Returns:
         One whole response each, with the same Seq, the entries numbered through.
@@ -244,13 +251,17 @@ def render_datagrams(response: Response, key: Key, octets: int) -> list[bytes]:
     count = len(result.entries)
     tail = [("Timestamp", grammar.format_time(response.timestamp)), ("Seq", response.seq)]
     first = f"{response.version} {Status.OK.value} {Status.OK.reason}"
-    room = octets - len(sign(_text(first, tail), key))
+    envelope = len(sign(_text(first, tail), key))
+    room = octets - envelope
     datagrams: list[bytes] = []
     lines: list[tuple[str, str] | None] = []
     used = 0
     for at, entry in enumerate(result.entries, start=1):
         block = [*_draft_entry(entry, at, count), None]
-        size = sum(len(line[0]) + len(line[1]) + 4 if line else 2 for line in block)
+        if _octets(block) > DATAGRAM_OCTETS - envelope:
+            bare = replace(entry, filter=None, timeouts=None, extensions=())
+            block = [*_draft_entry(bare, at, count), None]
+        size = _octets(block)
         if lines and used + size > room:
             datagrams.append(sign(_text(first, [*lines, *tail]), key))
             lines, used = [], 0
@@ -258,6 +269,10 @@ def render_datagrams(response: Response, key: Key, octets: int) -> list[bytes]:
         used += size
     datagrams.append(sign(_text(first, [*lines, *tail]), key))
     return datagrams
+
+
+def _octets(lines: Iterable[tuple[str, str] | None]) -> int:
+    return sum(len(line[0]) + len(line[1].encode("utf-8", "replace")) + 4 if line else 2 for line in lines)
 
 
 def render_notification(notification: Notification, key: Key) -> bytes:
@@ -270,10 +285,29 @@ def render_notification(notification: Notification, key: Key) -> bytes:
 
 
 def render_request(request: Request, key: Key) -> bytes:
-    """Writes a request in the draft's order."""
+    """Writes a request in the draft's order.
+
+    Raises:
+        ValueError: It lacks what its method needs, or has what excludes each other; no server would serve it.
+    """
+    _check(request)
     method, lines = _request_lines(request)
     envelope = [("Csource-ID", grammar.name_list_text([request.csource_id])), ("Seq", request.seq)]
     return sign(_text(f"{method} {request.version}", [*lines, *envelope]), key)
+
+
+def _check(request: Request) -> None:
+    """Keeps a client from sending what it must not [DTCP §5.4, §5.6, §5.8]."""
+    if isinstance(request, DeleteRequest | RefreshRequest | ListRequest):
+        named = (request.criteria_ids is not None) + (request.cdest_id is not None)
+        if named > 1 or not (named or isinstance(request, ListRequest)):
+            raise ValueError("criteria_ids or cdest_id is needed, and not both")
+    if isinstance(request, AddRequest) and not request.cdest_ids:
+        raise ValueError("cdest_ids: at least one content destination is needed")
+    if isinstance(request, AddRequest | RefreshRequest):
+        is_static = isinstance(request, AddRequest) and request.static
+        if not is_static and request.timeouts == Timeouts():
+            raise ValueError("timeouts: at least one is needed, or static in an ADD")
 
 
 def _selector_lines(request: DeleteRequest | RefreshRequest | ListRequest) -> Iterator[tuple[str, str]]:
