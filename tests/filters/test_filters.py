@@ -58,6 +58,7 @@ def matched_by_libpcap(path: Path, expression: str) -> list[int]:
         assert bool(ours.run(data, header.getlen())) == bool(program.filter(data))
 
 
+@pytest.mark.ledger("T-091")
 @pytest.mark.parametrize(("fields", "expression"), CASES, ids=[case[1][:40] for case in CASES])
 @pytest.mark.parametrize("name", PLAIN)
 def test_libpcap_matches_the_same_frames(name: str, fields: dict[str, str | int], expression: str) -> None:

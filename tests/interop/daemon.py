@@ -132,19 +132,23 @@ host_key_file = "host_key"
 
 def start(directory: Path, *inside: str) -> Tap:
     """Starts the daemon of a configuration, in a network namespace where words lead into one."""
-    log = (directory / "log").open("ab")
-    before = (directory / "log").read_text().count("DTCP over SSH on")
-    process = subprocess.Popen(
-        [*inside, sys.executable, "-m", "flowtap", "run", "--config", str(directory / "flowtap.toml")],
-        stderr=log,
-    )
-    log.close()
-    deadline = time.monotonic() + 15
-    while (directory / "log").read_text().count("DTCP over SSH on") == before:
-        assert process.poll() is None, (directory / "log").read_text()
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    port = int(ask(directory / "flowtap.sock", "status")["ssh"][0].rpartition(":")[2])
+    with (directory / "log").open("ab") as log:
+        said_before = log.tell()
+        process = subprocess.Popen(
+            [*inside, sys.executable, "-m", "flowtap", "run", "--config", str(directory / "flowtap.toml")],
+            stderr=log,
+        )
+    try:
+        deadline = time.monotonic() + 30
+        while b"DTCP over SSH on" not in (directory / "log").read_bytes()[said_before:]:
+            assert process.poll() is None, (directory / "log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        port = int(ask(directory / "flowtap.sock", "status")["ssh"][0].rpartition(":")[2])
+    except BaseException:
+        process.kill()
+        process.wait()
+        raise
     public = (directory / "host_key.pub").read_text()
     (directory / "known_hosts").write_text(f"[127.0.0.1]:{port} {public}")
     return Tap(directory, process, port)

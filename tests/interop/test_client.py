@@ -8,6 +8,9 @@ import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import datetime
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Self
 
@@ -20,11 +23,15 @@ from flowtap.dtcp import (
     DeleteRequest,
     FilterText,
     IdRange,
+    ListEntry,
+    ListResult,
     NoopRequest,
     Parameter,
     RefreshRequest,
     Timeouts,
 )
+from flowtap.dtcp.render import render_datagrams, render_notification
+from flowtap.dtcp.reply import parse_reply
 from flowtap.mediation import (
     Client,
     NoAnswerError,
@@ -33,6 +40,7 @@ from flowtap.mediation import (
     SequenceNumbers,
     TaskingError,
 )
+from flowtap.mediation.client import _is_same
 
 pytestmark = pytest.mark.interop
 
@@ -134,6 +142,7 @@ def udp_client(relay: UdpRelay, directory: Path, attempts: int = 3) -> Client:
     )
 
 
+@pytest.mark.ledger("T-006", "T-008")
 def test_every_method(relay: UdpRelay, tmp_path: Path) -> None:
     assert dtcp.Client is Client
 
@@ -159,6 +168,7 @@ def test_every_method(relay: UdpRelay, tmp_path: Path) -> None:
     asyncio.run(all_of_them())
 
 
+@pytest.mark.ledger("T-048")
 @pytest.mark.parametrize("way", ["request", "reply"])
 def test_an_add_is_carried_out_once_whichever_way_was_lost(relay: UdpRelay, tmp_path: Path, way: str) -> None:
     async def add_two() -> None:
@@ -193,6 +203,85 @@ def test_a_delete_whose_answer_was_lost_is_done(relay: UdpRelay, tmp_path: Path)
     asyncio.run(once())
 
 
+@pytest.mark.ledger("T-141", "T-143")
+def test_a_list_is_believed_when_all_of_it_is_there(relay: UdpRelay, tmp_path: Path) -> None:
+    async def ask() -> None:
+        async with udp_client(relay, tmp_path, attempts=1) as client:
+            for _ in range(12):
+                await client.add(add())
+            # One of the parts that follow is lost.
+            relay.lose_replies.add(14)
+            with pytest.raises(NoAnswerError):
+                await client.list()
+            assert len(await client.list()) == 12
+
+    asyncio.run(ask())
+
+
+@pytest.mark.ledger("T-141", "T-143", "T-145")
+def test_parts_of_a_list_come_in_any_order_and_among_other_things(tmp_path: Path) -> None:
+    """One entry a part, the last one first, slowly, between datagrams that are not for us."""
+    entries = [entry(number) for number in range(1, 6)]
+    response = dtcp.Response(V7, "1", now := datetime(2026, 3, 2), ListResult(tuple(entries)))  # noqa: DTZ001 - as the protocol
+    parts = render_datagrams(response, OWN_KEY, 100)
+    assert len(parts) == 5
+    others = [
+        b"rubbish",
+        render_datagrams(response, KEY, 100)[0],
+        render_datagrams(replace(response, seq="7"), OWN_KEY, 100)[0],
+        render_notification(dtcp.Notification(V7, dtcp.Status.NOOP_NOTIFICATION, now), OWN_KEY),
+    ]
+
+    async def ask() -> list[str]:
+        loop = asyncio.get_running_loop()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as server:
+            server.bind(("127.0.0.1", 0))
+            server.setblocking(False)
+
+            async def answer() -> None:
+                _, peer = await loop.sock_recvfrom(server, 65_536)
+                for part in [*others, *reversed(parts), parts[0]]:
+                    await asyncio.sleep(0.02)
+                    await loop.sock_sendto(server, part, peer)
+
+            answering = asyncio.create_task(answer())
+            numbers = SequenceNumbers(tmp_path / "numbers")
+            port = server.getsockname()[1]
+            async with Client.over_udp("127.0.0.1", port, user="md2", key=OWN_KEY, numbers=numbers) as client:
+                listed = await client.list()
+            await answering
+        return [each["criteria-id"] for each in listed]
+
+    assert asyncio.run(ask()) == ["1", "2", "3", "4", "5"]
+
+
+def entry(number: int) -> ListEntry:
+    return ListEntry("md2", ip_address("127.0.0.1"), ("cd1",), number, datetime(2026, 3, 2), static=True)  # noqa: DTZ001 - as the protocol
+
+
+@pytest.mark.ledger("T-167")
+def test_a_client_needs_no_extension(relay: UdpRelay, tmp_path: Path) -> None:
+    """A server may discard every X- parameter and send none: what the client does stays the same."""
+    stripped = FilterText(source="192.0.2.1")
+
+    async def ask() -> None:
+        async with udp_client(relay, tmp_path) as client:
+            first = await client.add(add())
+            (listed,) = await client.list()
+            plain = {name: value for name, value in listed.items() if not name.startswith("x-")}
+            assert plain != listed
+            # It finds its criteria again in an answer without them, and reads errors without them.
+            assert _is_same(plain, add())
+            assert not _is_same(plain, add("192.0.2.2"))
+            assert await client.ensure([add()]) == (first,)
+            assert _is_same(plain, AddRequest(V7, "", "", ("cd1",), stripped, static=True))
+
+    asyncio.run(ask())
+    bare = dtcp.Response(V7, "1", datetime(2026, 3, 2), dtcp.ErrorResult(dtcp.Status.BAD_REQUEST))  # noqa: DTZ001 - as the protocol
+    (refusal,) = render_datagrams(bare, OWN_KEY, 1400)
+    assert str(RefusedError(parse_reply(refusal, OWN_KEY))) == "400 Bad Request"
+
+
 def test_what_is_never_answered_is_given_up(relay: UdpRelay, tmp_path: Path) -> None:
     relay.lose_requests |= set(range(1, 100))
 
@@ -208,6 +297,7 @@ def test_what_is_never_answered_is_given_up(relay: UdpRelay, tmp_path: Path) -> 
     assert [request.split()[0] for request in relay.requests] == [b"NOOP", b"NOOP", b"ADD", b"LIST"]
 
 
+@pytest.mark.ledger("T-048", "T-056")
 def test_numbers_go_on_where_they_were(relay: UdpRelay, tmp_path: Path) -> None:
     for _ in range(2):
 
@@ -303,6 +393,7 @@ def dtcp_message(seq: str) -> bytes:
     return render_request(NoopRequest(V7, "md", seq), KEY)
 
 
+@pytest.mark.ledger("T-103")
 def test_what_is_missing_is_added_again(relay: UdpRelay, tmp_path: Path) -> None:
     wanted = [add(), add("192.0.2.2"), add(), add("192.0.2.3", static=False, timeouts=Timeouts(total_s=60))]
 
@@ -319,6 +410,7 @@ def test_what_is_missing_is_added_again(relay: UdpRelay, tmp_path: Path) -> None
     asyncio.run(ensure())
 
 
+@pytest.mark.ledger("T-020")
 def test_notifications_are_received(tmp_path: Path) -> None:
     async def hear() -> None:
         async with Notifications("127.0.0.1", 0, key=OWN_KEY) as notifications:

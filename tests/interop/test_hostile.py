@@ -128,6 +128,7 @@ def test_a_message_without_end(tap: Tap) -> None:
     assert "a message of more than 65536 octets" in tap.log
 
 
+@pytest.mark.ledger("T-043")
 def test_answers_that_nobody_reads(tap: Tap) -> None:
     """Thousands of LISTs of a long list, none of whose answers is taken."""
 
@@ -150,6 +151,7 @@ def test_answers_that_nobody_reads(tap: Tap) -> None:
     assert asyncio.run(noop(tap)) == 200
 
 
+@pytest.mark.ledger("T-043")
 def test_one_octet_a_moment(tap: Tap) -> None:
     """A request that dribbles in disturbs no other session, and is answered when it is there."""
     message = render_request(NoopRequest(V7, "md", "7"), KEY)
@@ -216,6 +218,7 @@ def test_noise_instead_of_ssh(tap: Tap) -> None:
     assert asyncio.run(noop(tap)) == 200
 
 
+@pytest.mark.ledger("T-007")
 @pytest.mark.netns
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a network with a short MTU")
 def test_requests_and_answers_in_fragments(tmp_path: Path) -> None:

@@ -163,6 +163,7 @@ async def all_of_them(tap: Tap, models: list[Model]) -> None:
             group.create_task(one(model))
 
 
+@pytest.mark.ledger("T-001")
 @pytest.mark.timeout(SECONDS + 60)
 def test_fifty_control_sources(tmp_path: Path) -> None:
     write_configuration(tmp_path, FOR_EVER, sources())

@@ -15,10 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon import ADD, FOR_EVER, OWN_KEY, Tap, end, start, write_configuration
+from daemon import ADD, FOR_EVER, OWN_KEY, V7, Tap, end, start, write_configuration
 
 from flowtap.cli.local import ask, order
 from flowtap.cli.main import run
+from flowtap.dtcp import NoopRequest
+from flowtap.mediation import TaskingError
+from flowtap.service.auditlog import read_audit_log
 
 MD, OFFICER, OPERATOR, NOBODY = 52_200, 52_201, 52_202, 52_203
 USERS = f"""
@@ -159,6 +162,39 @@ def test_what_the_operator_does(tap: Tap, capsys: pytest.CaptureFixture[str]) ->
         order(tap.socket, "clear criteria", "12")
 
 
+@pytest.mark.ledger("T-057")
+def test_sequence_numbers_begin_anew_when_the_operator_says_so(tap: Tap) -> None:
+    """Over SSH they are checked where the configuration says so, for all sessions together."""
+    end(tap)
+    path = tap.directory / "flowtap.toml"
+    path.write_text(
+        path.read_text().replace("[control_source.md2]\n", '[control_source.md2]\nsequence = "strict"\n')
+    )
+    again = start(tap.directory)
+    try:
+
+        async def noop(seq: int) -> bool:
+            async with again.client("md2", OWN_KEY, timeout_s=1) as client:
+                try:
+                    return (await client.request(NoopRequest(V7, "md2", str(seq)))).code == 200
+                except TaskingError:
+                    return False
+
+        assert [asyncio.run(noop(seq)) for seq in (1000, 1001, 1001, 5)] == [True, True, False, False]
+        assert again.log.count("498 Invalid Sequence Number: login md2") == 2
+        assert as_user(OPERATOR, again.socket, {"do": "clear sequence-number", "with": "md2"}) == {
+            "control_source": "md2"
+        }
+        assert [asyncio.run(noop(seq)) for seq in (5, 5, 6)] == [True, False, True]
+        records = [json.loads(row.text) for row in read_audit_log(tap.directory / "flowtap.db")]
+        assert [(each["event"], each["login"], each["csource_id"]) for each in records] == [
+            ("reset", "operator", "md2")
+        ]
+    finally:
+        end(again)
+    tap.process = again.process
+
+
 def test_questions_that_are_none(tap: Tap) -> None:
     questions: tuple[object, ...] = (
         7,
@@ -196,6 +232,7 @@ def test_who_may_no_longer_task_is_logged_out(tap: Tap) -> None:
     asyncio.run(until_closed())
 
 
+@pytest.mark.ledger("T-016")
 def test_a_login_that_may_come_from_elsewhere_only(tap: Tap) -> None:
     tap.reload("[control_source.md]\n", '[control_source.md]\naddresses = ["192.0.2.0/24"]\n')
 

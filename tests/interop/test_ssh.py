@@ -39,6 +39,7 @@ def wait_until_played(directory: Path) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.ledger("T-030")
 def test_the_whole_way(tap: Tap, tmp_path: Path) -> None:
     """Logged in, tasked, matched, sent, received, listed, deleted; and every account agrees."""
     (tmp_path / "received").mkdir()
@@ -110,6 +111,7 @@ def test_a_class_that_may_not_task(tap: Tap) -> None:
     assert "its class may not task" in tap.log
 
 
+@pytest.mark.ledger("T-046", "T-063")
 def test_a_wrong_digest_gets_no_answer_and_is_logged(tap: Tap) -> None:
     async def ask_wrongly() -> None:
         async with tap.client(timeout_s=0.7) as client:
@@ -136,6 +138,7 @@ def test_who_is_not_let_in(tap: Tap) -> None:
     assert "wrong password or user from 127.0.0.1" in tap.log
 
 
+@pytest.mark.ledger("T-040", "T-042", "T-063", "T-131")
 def test_control_sources_see_only_their_own(tap: Tap) -> None:
     async def both() -> None:
         async with tap.client() as md, tap.client("md2", OWN_KEY) as md2:
@@ -151,6 +154,7 @@ def test_control_sources_see_only_their_own(tap: Tap) -> None:
     asyncio.run(both())
 
 
+@pytest.mark.ledger("T-001")
 def test_a_thousand_criteria_in_one_reply(tap: Tap) -> None:
     async def many() -> None:
         async with tap.client(timeout_s=20) as client:
@@ -167,6 +171,7 @@ def test_a_thousand_criteria_in_one_reply(tap: Tap) -> None:
     asyncio.run(many())
 
 
+@pytest.mark.ledger("T-002")
 def test_a_restart_goes_on_with_what_ran_and_says_so(tmp_path: Path) -> None:
     write_configuration(tmp_path, FOR_EVER)
     first = start(tmp_path)

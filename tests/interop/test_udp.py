@@ -114,6 +114,7 @@ host_key_file = "host_key"
     assert "Traceback" not in tap.log
 
 
+@pytest.mark.ledger("T-052", "T-150")
 def test_tasking_and_replays(tap: Tap) -> None:
     """Added, listed, and no message is believed twice, not even after a restart."""
 
@@ -163,6 +164,7 @@ def test_a_long_list_comes_in_parts(tap: Tap) -> None:
     asyncio.run(many())
 
 
+@pytest.mark.ledger("T-022", "T-023", "T-055", "T-097", "T-147", "T-151", "T-152", "T-153")
 def test_notifications(tap: Tap) -> None:
     async def task() -> None:
         async with tap.client() as client:
@@ -199,6 +201,7 @@ def test_notifications(tap: Tap) -> None:
     with pytest.raises(TimeoutError):
         tap.notification()
     assert "criteria 2 of md ended: packets" in tap.log
+    assert "the sequence numbers of md2 have gone round" in tap.log
 
 
 def test_what_is_no_request_is_ignored(tap: Tap) -> None:
@@ -218,6 +221,7 @@ def test_what_is_no_request_is_ignored(tap: Tap) -> None:
     assert asyncio.run(one()) == 200
 
 
+@pytest.mark.ledger("T-006")
 def test_the_command_line_client(
     tap: Tap, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ def exchange(request: str, result: dtcp.Result, when: str, dialect: Dialect) -> 
     return connection.data_to_send()
 
 
+@pytest.mark.ledger("T-065", "T-104", "T-170")
 @pytest.mark.parametrize(
     ("request_name", "result", "when", "dialect", "answer"),
     [
@@ -95,6 +96,7 @@ def test_a_list_entry_has_the_draft_s_order() -> None:
     assert answer.split(b"Authentication-Info")[0] == expected.split(b"Authentication-Info")[0]
 
 
+@pytest.mark.ledger("T-144")
 def test_an_empty_list() -> None:
     answer = exchange("x5", dtcp.ListResult(), "2026-03-02 10:16:00.000", Dialect.DRAFT)
     text = wire("x7").replace(b"Seq: 4", b"Seq: 3")
@@ -114,6 +116,7 @@ def test_a_client_reads_them(name: str, code: int, entries: int) -> None:
     assert reply.seq is not None
 
 
+@pytest.mark.ledger("T-088")
 @pytest.mark.parametrize(
     ("name", "status"),
     [

@@ -54,6 +54,7 @@ fn ports(source: u16, destination: u16) -> Transport {
     }
 }
 
+// Ledger: T-091
 #[test]
 fn addresses() {
     let cases: [(&str, &[&str], &[&str]); 11] = [
@@ -120,6 +121,7 @@ fn addresses() {
     }
 }
 
+// Ledger: T-091
 #[test]
 fn ports_are_looked_at_in_tcp_and_udp_only() {
     let dns = parse(["", "", "", "", "53,5060-5070,40000-*", "", ""]).unwrap();
@@ -139,6 +141,7 @@ fn ports_are_looked_at_in_tcp_and_udp_only() {
     assert!(any.matches(&packet("192.0.2.1", "192.0.2.2", 47, Transport::None)));
 }
 
+// Ledger: T-091
 #[test]
 fn icmp_is_that_of_the_packet_s_family() {
     let echo = parse(["", "", "", "", "", "8,128", "0"]).unwrap();

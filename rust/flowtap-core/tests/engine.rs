@@ -101,6 +101,7 @@ fn process(engine: &mut Engine, data: &[u8], now_ns: u64) -> (Verdict, CopyBatch
     (verdict, batch)
 }
 
+// Ledger: T-031
 #[test]
 fn the_outer_header_is_as_tasked_and_right() {
     let mut engine = engine(vec![from_a(7, &[0, 1])], 1500);

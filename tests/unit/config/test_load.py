@@ -44,6 +44,7 @@ def test_a_good_one(tmp_path: Path) -> None:
     assert loaded.locate("x") == tmp_path / "x"
 
 
+@pytest.mark.ledger("T-028", "T-029")
 @pytest.mark.parametrize(
     ("before", "after", "key", "words"),
     [
@@ -93,6 +94,19 @@ def test_a_good_one(tmp_path: Path) -> None:
             ),
             "content_destination.cd1",
             "soft_limit_bps must be below hard_limit_target_bps",
+        ),
+        # No other version of notifications could be reconciled with the requests that are served.
+        (
+            '["cd1"]\n',
+            '["cd1"]\nnotification_version = "0.5"\n',
+            "control_source.md.notification_version",
+            "'0.6', '0.7' or '0.8'",
+        ),
+        (
+            '["cd1"]\n',
+            '["cd1"]\nnotification_version = "0.9"\n',
+            "control_source.md.notification_version",
+            "'0.6', '0.7' or '0.8'",
         ),
         ("port = 30000", "port = 70000", "content_destination.cd1.port", "65535"),
         ("port = 30000", "", "content_destination.cd1.port", "is missing"),
@@ -167,6 +181,7 @@ def test_config_check_looks_at_the_files_too(tmp_path: Path, capsys: pytest.Capt
         assert words in capsys.readouterr().err
 
 
+@pytest.mark.ledger("T-015")
 def test_udp_listens_where_it_is_told(tmp_path: Path) -> None:
     text = GOOD + '[dtcp.udp]\nlisten = ["192.0.2.1", "192.0.2.2:5000", "[2001:db8::1]:1814"]\n'
     loaded = load(write(tmp_path, text))

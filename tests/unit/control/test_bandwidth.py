@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import pytest
 from scene import DELIVERY, OTHER_DELIVERY, Scene, now, policy
 
 from flowtap.control import (
@@ -115,6 +116,7 @@ def test_a_soft_limit_warns_once_a_crossing(scene: Scene) -> None:
     assert len(traffic.seconds(20, c1=900, c2=600)) == 2
 
 
+@pytest.mark.ledger("T-156")
 def test_a_hard_limit_ends_the_worst_and_the_newest_first(scene: Scene) -> None:
     scene.control.apply_policy(limited(), now())
     scene.added(priority=1)

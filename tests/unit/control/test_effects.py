@@ -190,6 +190,7 @@ def test_every_refusal_says_who_asked_for_what(scene: Scene, request_: Any, meth
     assert (detail["request"], detail["status"], detail["address"]) == (method, "400", "192.0.2.10")
 
 
+@pytest.mark.ledger("T-101")
 @pytest.mark.parametrize("timeouts", [Timeouts(), Timeouts(0, 0, 0, 0), Timeouts(packets=0)])
 def test_nothing_runs_without_an_end(scene: Scene, timeouts: Timeouts) -> None:
     assert code(scene.add(static=False, timeouts=timeouts)) == Status.IMPROPER_TIMEOUT

@@ -146,6 +146,7 @@ def test_outer_sources(scene: Scene) -> None:
     assert [each.criteria_id for each in scene.control.apply_policy(other, now())] == [1]
 
 
+@pytest.mark.ledger("T-196")
 def test_all_control_sources_together(scene: Scene) -> None:
     scene.control.apply_policy(replace(policy(), max_criteria=2), now())
     scene.added()
@@ -159,6 +160,7 @@ def test_all_control_sources_together(scene: Scene) -> None:
         )
 
 
+@pytest.mark.ledger("T-196")
 def test_content_destinations_that_tasking_creates(scene: Scene) -> None:
     scene.control.apply_policy(replace(policy(), max_content_destinations=2), now())
     two: dict[str, Any] = {"cdest_ids": ("one", "two"), "deliveries": (OTHER_DELIVERY, OTHER_DELIVERY)}
@@ -357,6 +359,7 @@ def test_the_operator_ends_what_runs(scene: Scene) -> None:
     assert scene.running == (second,)
 
 
+@pytest.mark.ledger("T-057")
 def test_the_operator_forgets_sequence_numbers(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     scene.control.keep_sequences({"md": 7, "md2": 8})
     with pytest.raises(Refused, match="no permission to change"):

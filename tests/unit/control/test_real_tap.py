@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
+import pytest
 from scene import DELIVERY, OTHER_DELIVERY, V7, principal
 
 from flowtap import FilterTable, Tap
@@ -29,6 +30,7 @@ PLACES = Places([])
 CAPTURE = Path(__file__).parents[2] / "captures" / "dns.pcap"
 
 
+@pytest.mark.ledger("T-090")
 def test_counters_time_outs_and_the_table_of_a_running_tap(tmp_path: Path) -> None:
     store = SqlStore(tmp_path / "s.db")
     tap = Tap.replay([str(CAPTURE)], FilterTable.compile([]), pace="fast", wait_for_criteria=1, export=False)

@@ -76,6 +76,7 @@ def test_ids_run_out(scene: Scene) -> None:
     assert status(scene.add()) == Status.MAX_CRITERIA_EXCEEDED
 
 
+@pytest.mark.ledger("T-001", "T-131")
 def test_requests_that_wait_together_share_one_change(scene: Scene) -> None:
     waiting = [
         Tasked(principal(), add_request()),
@@ -150,6 +151,7 @@ def test_a_stop_that_the_data_plane_refuses_changes_nothing(scene: Scene) -> Non
     assert [row.criteria_id for row in scene.store.running()] == [first]
 
 
+@pytest.mark.ledger("T-113")
 def test_delete_selects(scene: Scene) -> None:
     ids = [scene.added() for _ in range(5)]
     dynamic = scene.added(static=False, timeouts=Timeouts(total_s=60))
@@ -177,6 +179,7 @@ def test_delete_selects(scene: Scene) -> None:
     assert scene.running == (foreign,)
 
 
+@pytest.mark.ledger("T-040")
 def test_content_destinations_select(scene: Scene) -> None:
     on_demand = scene.added(cdest_ids=("own",), deliveries=(OTHER_DELIVERY,))
     assert entries(scene.list(cdest_id="own")) == [on_demand]
@@ -186,6 +189,7 @@ def test_content_destinations_select(scene: Scene) -> None:
     assert status(scene.list(cdest_id="nowhere")) == Status.UNKNOWN_CONTENT_DESTINATION
 
 
+@pytest.mark.ledger("T-099")
 def test_list_shows_what_is_asked_for(scene: Scene) -> None:
     first = scene.added(static=False, timeouts=Timeouts(idle_s=10, packets=5), send_async=True)
     scene.data_plane.count[first] = Count(3, 300, now(4).monotonic_ns)
@@ -208,6 +212,33 @@ def test_list_shows_what_is_asked_for(scene: Scene) -> None:
     assert entries(scene.list(criteria_ids=(IdRange(1, 1, single=True),))) == [first]
 
 
+@pytest.mark.ledger("T-134")
+def test_a_list_is_a_picture_of_one_moment(scene: Scene) -> None:
+    """The tap counts on while a list is made; every entry of it shows the same moment."""
+    for _ in range(20):
+        scene.added()
+    asked = 0
+
+    def counts() -> dict[int, Count]:
+        nonlocal asked
+        asked += 1
+        return dict.fromkeys(range(1, 21), Count(asked, 100 * asked))
+
+    scene.data_plane.counts = counts  # type: ignore[method-assign]
+    for moment in (1, 2):
+        result = scene.list(stats=True)
+        assert isinstance(result, ListResult)
+        assert {each.matching_packets for each in result.entries} == {moment}
+    # What waits beside it is in it or not, by its place.
+    several: list[Tasked] = [
+        Tasked(principal(), DeleteRequest(V7, "md", "1", criteria_ids=one(20), static=True)),
+        Tasked(principal(), ListRequest(V7, "md", "1")),
+        Tasked(principal(), add_request()),
+    ]
+    assert entries(scene.control.handle_all(several, now())[1]) == list(range(1, 20))
+
+
+@pytest.mark.ledger("T-100")
 def test_time_outs_end_intercepts(scene: Scene) -> None:
     assert scene.control.next_deadline_ns() is None
     scene.added()
@@ -236,6 +267,7 @@ def one(number: int) -> tuple[IdRange, ...]:
     return (IdRange(number, number, single=True),)
 
 
+@pytest.mark.ledger("T-121")
 def test_refresh_replaces_what_is_left(scene: Scene) -> None:
     first = scene.added(static=False, timeouts=Timeouts(idle_s=10, total_s=100, packets=5))
     scene.data_plane.count[first] = Count(4, 400, now(5).monotonic_ns)
@@ -269,6 +301,7 @@ def test_a_refresh_changes_no_order(scene: Scene) -> None:
     assert (ended.csource_id, ended.intercept.criteria_id) == ("md", second)
 
 
+@pytest.mark.ledger("T-122")
 def test_refresh_makes_nothing_static_and_unmakes_nothing(scene: Scene) -> None:
     first = scene.added()
     assert scene.refresh(5, criteria_ids=one(first), timeouts=Timeouts(total_s=5)) == RefreshResult(1)
@@ -277,6 +310,7 @@ def test_refresh_makes_nothing_static_and_unmakes_nothing(scene: Scene) -> None:
     assert scene.control.intercepts[0].timeouts == Timeouts()
 
 
+@pytest.mark.ledger("T-123")
 def test_refreshes_that_change_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scene = Scene(tmp_path, max_lifetime_s=100)
     first = scene.added(static=False, timeouts=Timeouts(total_s=50))
@@ -334,6 +368,7 @@ def test_who_may_task(scene: Scene) -> None:
     assert scene.store.audit_rows() is not None
 
 
+@pytest.mark.ledger("T-043")
 def test_quota(tmp_path: Path) -> None:
     scene = Scene(tmp_path, max_criteria=2)
     waiting = [Tasked(principal(), add_request())] * 3
@@ -369,6 +404,7 @@ def test_another_policy_rules_from_now_on(scene: Scene) -> None:
     assert status(scene.list("md2")) == Status.BAD_REQUEST
 
 
+@pytest.mark.ledger("T-040", "T-044")
 def test_destination_policy(tmp_path: Path) -> None:
     scene = Scene(tmp_path, allowed_destinations=frozenset({"other"}))
     # The same words for a destination that is not allowed and for one that does not exist.

@@ -44,6 +44,7 @@ def reasons(scene: Scene) -> dict[int, str]:
     return {row["criteria_id"]: dict(row["detail"])["reason"] for row in rows if row["event"] == "stop"}
 
 
+@pytest.mark.ledger("T-099")
 def test_what_ran_runs_again_as_it_was(scene: Scene) -> None:
     first = scene.added(
         static=False,

@@ -11,6 +11,7 @@ from flowtap.dtcp.authentication import Key
 VECTORS = json.loads((Path(__file__).parent / "vectors.json").read_text())
 
 
+@pytest.mark.ledger("T-065", "T-074")
 @pytest.mark.parametrize("vector", VECTORS, ids=lambda vector: vector["name"])
 def test_known_answers(vector: dict[str, object]) -> None:
     key = Key(str(vector.get("key", "Juniper")).encode())
@@ -27,6 +28,7 @@ def test_known_answers(vector: dict[str, object]) -> None:
     assert not authentication.authenticate(split_text, given, Key(b"another"))
 
 
+@pytest.mark.ledger("T-080")
 def test_what_stands_behind_the_digest_is_disregarded() -> None:
     text, given = authentication.split(b"NOOP DTCP/0.7\r\nAuthentication-Info: ab\r\nSeq: 9\r\n\r\n")
     assert (text, given) == (b"NOOP DTCP/0.7\r\n", "ab")

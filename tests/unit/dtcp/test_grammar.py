@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -24,6 +25,14 @@ def test_request_lines() -> None:
     ):
         with pytest.raises(SyntaxFault):
             grammar.request_line(wrong)
+
+
+@pytest.mark.ledger("T-176")
+def test_versions_are_compared_as_numbers() -> None:
+    inorder = [Version(0, 9), Version(0, 10), Version(2, 9), Version(3, 1), Version(10, 0)]
+    assert all(a < b for a, b in pairwise(inorder))
+    assert grammar.request_line("NOOP DTCP/0.10")[1] > grammar.request_line("NOOP DTCP/0.9")[1]
+    assert grammar.request_line("NOOP DTCP/00.07")[1] == Version(0, 7)
 
 
 def test_response_lines() -> None:
@@ -50,6 +59,7 @@ def test_numbers(wrong: str) -> None:
         grammar.number(Parameter("P", wrong), 255)
 
 
+@pytest.mark.ledger("T-077")
 def test_names() -> None:
     assert grammar.name_list(Parameter("C", "cd1, cd2"), LIMITS) == ("cd1", "cd2")
     assert grammar.name_list(Parameter("C", r"a\044b"), LIMITS) == ("a,b",)
@@ -98,6 +108,7 @@ def test_words_and_addresses() -> None:
         grammar.address_list(Parameter("A", "fe80::1%eth0"))
 
 
+@pytest.mark.ledger("T-086")
 def test_times() -> None:
     moment = datetime(2026, 3, 2, 1, 2, 3, 4999)  # noqa: DTZ001 - the protocol has no zone
     assert grammar.format_time(moment) == "2026-03-02 01:02:03.004"
@@ -105,5 +116,6 @@ def test_times() -> None:
     assert grammar.parse_time("yesterday") is None
 
 
+@pytest.mark.ledger("T-071")
 def test_lines() -> None:
     assert grammar.split_lines(b"a\r\nb\nc\xff") == ["a", "b", "c\ufffd"]

@@ -53,6 +53,7 @@ def add_status(text: str, *, flags: str = "Flags: Static\n") -> Status:
     return status(f"ADD DTCP/0.7\nCdest-ID: cd1\n{flags}{text}")
 
 
+@pytest.mark.ledger("T-047")
 @pytest.mark.parametrize(
     "text",
     [
@@ -69,6 +70,7 @@ def test_without_an_envelope_nothing_can_be_authenticated(text: str) -> None:
         codec.open_envelope(text.encode(), Limits())
 
 
+@pytest.mark.ledger("T-163", "T-171")
 def test_version_then_method_then_syntax() -> None:
     assert status("FOO DTCP/0.9\nrubbish") == Status.VERSION_NOT_SUPPORTED
     assert status("FOO DTCP/0.7\nrubbish") == Status.NOT_IMPLEMENTED
@@ -91,12 +93,14 @@ def test_a_whole_add() -> None:
     assert request.deliveries == ()
 
 
+@pytest.mark.ledger("T-081")
 def test_the_first_of_a_name_counts() -> None:
     request = add("Source-Address: 192.0.2.1\nsource-address: 192.0.2.2\n")
     assert isinstance(request, AddRequest)
     assert request.filter.source == "192.0.2.1"
 
 
+@pytest.mark.ledger("T-093", "T-173")
 @pytest.mark.parametrize(
     ("text", "code"),
     [
@@ -143,6 +147,7 @@ def test_a_family_that_agrees_with_the_filter_is_accepted() -> None:
         assert isinstance(add(f"X-JTap-IP-Version: {text}\n"), AddRequest)
 
 
+@pytest.mark.ledger("T-075")
 def test_white_space_that_may_be_and_that_may_not() -> None:
     """Blanks at the end of a line and around a colon are nothing; inside a value they are wrong."""
     assert isinstance(add("Protocol\t :  6,17 \t\n"), AddRequest)
@@ -154,6 +159,7 @@ def test_white_space_that_may_be_and_that_may_not() -> None:
     assert status(" ADD DTCP/0.7\nCdest-ID: cd1\nFlags: Static") == Status.BAD_REQUEST
 
 
+@pytest.mark.ledger("T-178")
 def test_what_the_first_version_did_not_have() -> None:
     """0.6 has no IPv6 addresses; what is added to it must not mean something else in it."""
     text = "ADD DTCP/{}\nSource-Address: {}\nCdest-ID: cd1\nFlags: Static"
@@ -193,6 +199,7 @@ def test_delivery_parameters() -> None:
     assert {each.ttl for each in two.deliveries} == {255}
 
 
+@pytest.mark.ledger("T-190", "T-192", "T-195")
 @pytest.mark.parametrize(
     ("before", "after", "code"),
     [
@@ -320,6 +327,7 @@ def test_refresh() -> None:
         assert status(f"REFRESH DTCP/0.7\n{wrong}") == code, wrong
 
 
+@pytest.mark.ledger("T-168")
 def test_noop() -> None:
     request = parse("NOOP DTCP/0.7\nFlags: SendAsync\nX-Unknown: is discarded")
     assert isinstance(request, NoopRequest)

@@ -18,6 +18,7 @@ def test_the_first_number_may_be_any_and_those_behind_it_are_unseen() -> None:
     assert window.highest == 1000
 
 
+@pytest.mark.ledger("T-049", "T-053")
 @pytest.mark.parametrize(
     ("number", "step"),
     [
@@ -35,6 +36,7 @@ def test_after_a_restart_nothing_behind_counts(number: int, step: SequenceStep |
     assert SequenceWindow(1000).accept(number) is step
 
 
+@pytest.mark.ledger("T-058", "T-061", "T-062")
 def test_the_window_behind_is_as_wide() -> None:
     window = SequenceWindow()
     window.accept(1000)
@@ -46,6 +48,7 @@ def test_the_window_behind_is_as_wide() -> None:
     assert window.accept(999) is None
 
 
+@pytest.mark.ledger("T-049", "T-054")
 def test_numbers_go_round_only_at_their_end() -> None:
     window = SequenceWindow(TOP - 3)
     assert window.accept(300) is None
@@ -56,6 +59,7 @@ def test_numbers_go_round_only_at_their_end() -> None:
     assert window.accept(6) is SequenceStep.AHEAD
 
 
+@pytest.mark.ledger("T-059", "T-060")
 @given(st.lists(st.integers(0, 700), max_size=80))
 def test_nothing_is_accepted_twice_and_nothing_new_is_lost(offsets: list[int]) -> None:
     window = SequenceWindow(2**63)

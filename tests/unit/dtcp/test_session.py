@@ -55,6 +55,7 @@ def one_event(message: bytes, *, message_octets: int = 65_536) -> dtcp.Event | N
     return event
 
 
+@pytest.mark.ledger("T-041", "T-045")
 def test_what_gets_no_answer() -> None:
     good = sign("NOOP DTCP/0.7\r\nCsource-ID: md\r\nSeq: 1\r\n", KEY)
     for message, status in (
@@ -75,6 +76,7 @@ def test_what_gets_no_answer() -> None:
     assert isinstance(too_long, dtcp.Rejected)
 
 
+@pytest.mark.ledger("T-051", "T-177", "T-180")
 @pytest.mark.parametrize(
     ("start", "code", "version"),
     [
@@ -96,6 +98,7 @@ def test_what_is_authentic_and_wrong_is_answered(start: str, code: int, version:
     assert connection.data_to_send() == b""
 
 
+@pytest.mark.ledger("T-165")
 def test_an_answer_echoes_nothing_that_could_break_its_lines() -> None:
     connection = server()
     connection.receive_data(sign("ADD DTCP/0.7\r\nCol\x01our: r\x00ed\r\nCsource-ID: md\r\nSeq: 1\r\n", KEY))
@@ -304,6 +307,7 @@ def strict_event(
     return dtcp.read_request(message, dtcp.Limits(), Keys(), sequences=windows)
 
 
+@pytest.mark.ledger("T-050")
 def test_sequence_numbers_are_checked_where_they_are_to_be() -> None:
     windows = Windows()
     first = strict_event(windows, 7)
@@ -330,6 +334,7 @@ def test_sequence_numbers_are_checked_where_they_are_to_be() -> None:
         assert other.highest_seq is None
 
 
+@pytest.mark.ledger("T-135", "T-136", "T-137", "T-138", "T-139", "T-140", "T-144", "T-145")
 @pytest.mark.parametrize("count", [0, 1, 3, 40])
 def test_lists_in_datagrams(count: int) -> None:
     entries = tuple(entry(number) for number in range(1, count + 1))

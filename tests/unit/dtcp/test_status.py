@@ -16,6 +16,7 @@ def test_every_code_has_a_phrase_that_clients_can_read() -> None:
     assert {status for status in Status if status.is_silent} == {497, 498, 499}
 
 
+@pytest.mark.ledger("T-178")
 @pytest.mark.parametrize(
     "status", [Status.MAX_CRITERIA_EXCEEDED, Status.MAX_CONTENT_DESTINATIONS_EXCEEDED, Status.BAD_REQUEST]
 )

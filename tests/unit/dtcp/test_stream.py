@@ -26,6 +26,7 @@ def read(*pieces: bytes, limits: Limits = SMALL) -> list[bytes | None]:
     return everything(reader)
 
 
+@pytest.mark.ledger("T-072")
 @pytest.mark.parametrize(
     ("data", "messages"),
     [

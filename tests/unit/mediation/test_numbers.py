@@ -7,6 +7,7 @@ import pytest
 from flowtap.mediation import NumbersError, SequenceNumbers
 
 
+@pytest.mark.ledger("T-048", "T-056")
 def test_a_number_is_kept_before_it_is_used(tmp_path: Path) -> None:
     path = tmp_path / "new" / "numbers"
     numbers = SequenceNumbers(path, first=7)
