@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from flowtap.control.model import NANOSECONDS, PERMISSION_TASK
 from flowtap.control.ports import FilterFault, ScopeFault
+from flowtap.dtcp.grammar import name_list_text
 from flowtap.dtcp.messages import ErrorResult, Parameter, Timeouts
 from flowtap.dtcp.status import Status
 
@@ -106,7 +107,7 @@ def unknown_destination(name: str) -> Refused:
     return Refused(
         Status.UNKNOWN_CONTENT_DESTINATION,
         "no such content destination; name a configured one or give the X-JTap-Cdest parameters",
-        Parameter("Cdest-ID", name),
+        Parameter("Cdest-ID", name_list_text([name])),
     )
 
 
@@ -163,7 +164,7 @@ def filter_reach(source: ControlSource, text: FilterText, scope: Scope, filters:
         raise Refused(Status.JTAP_FAILURE, fault.info, given) from None
     except FilterFault as fault:
         status = Status.BAD_REQUEST if fault.is_syntax else Status.IMPROPER_FILTER
-        raise Refused(status, fault.info, Parameter(FILTER_NAMES[fault.field], fault.value)) from None
+        raise Refused(status, fault.info, *_known(text, fault.field)) from None
     if source.excluded:
         if scope.is_circuit:
             info = "layer-2 frames may not be copied: addresses are excluded for this control source"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from flowtap.control import authorize
 from flowtap.control.authorize import Refused
 from flowtap.control.model import Intercept, State
+from flowtap.dtcp.grammar import name_list_text
 from flowtap.dtcp.messages import Parameter, Timeouts
 from flowtap.dtcp.status import Status
 
@@ -116,6 +117,6 @@ def _destination(request: AddRequest, at: int, policy: Policy) -> tuple[Delivery
         raise Refused(
             Status.JTAP_FAILURE,
             "this content destination is configured with other delivery parameters; leave out X-JTap-Cdest",
-            Parameter("Cdest-ID", name),
+            Parameter("Cdest-ID", name_list_text([name])),
         )
     return configured.delivery, configured.refuse_oversize

@@ -210,8 +210,8 @@ def _error_lines(error: ErrorResult) -> Iterator[tuple[str, str]]:
 
 
 def _one_line(text: str) -> str:
-    """What a peer gave, made harmless: no line ends, no control characters, and of bounded length."""
-    return "".join(character if character.isprintable() else "?" for character in text[:ECHO_CHARACTERS])
+    """What a peer gave, made harmless: printable ASCII in one line, and of bounded length."""
+    return "".join(character if " " <= character <= "~" else "?" for character in text[:ECHO_CHARACTERS])
 
 
 def render_response(response: Response, dialect: Dialect, key: Key) -> bytes:

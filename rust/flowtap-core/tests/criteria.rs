@@ -232,7 +232,34 @@ fn refusals_name_field_and_value_and_what_would_be_right() {
             (field, syntax),
             "{fields:?}: {error}"
         );
-        assert!(error.to_string().starts_with(field.name()), "{error}");
+        let said = error.to_string();
+        assert!(said.starts_with(field.name()), "{said}");
+        // What is an address stays with the value; an error's text goes into logs.
+        if matches!(field, Field::Source | Field::Destination) {
+            for text in [said.clone(), format!("{error:?}")] {
+                for told in [
+                    "192.0.2.1",
+                    "192.0.2.9",
+                    "192.0.2.256",
+                    "2001:db8::",
+                    "here",
+                ] {
+                    assert!(!text.contains(told), "{text}");
+                }
+            }
+        }
+        assert_eq!(
+            error.value(),
+            fields[match field {
+                Field::Source => 0,
+                Field::Destination => 1,
+                Field::Protocol => 2,
+                Field::SourcePort => 3,
+                Field::DestinationPort => 4,
+                Field::IcmpType => 5,
+                _ => 6,
+            }]
+        );
     }
     let long = "1,".repeat(2000) + "1";
     assert!(

@@ -96,10 +96,16 @@ def desk(scene: Scene) -> Desk:
         ("ADD", 400, {"x-error-line": "ADD"}),
         (f"{ADD}Flags: Static\nrubbish", 400, {"x-error-line": "rubbish"}),
         (f"{ADD}Flags: Static\nColour: red", 400, {"colour": "red"}),
+        (f"{ADD}Flags: Static\nColour: bl\u2028\u00e9ue", 400, {"colour": "bl??ue"}),
         (f"{ADD}Flags: Static\nPriority: 300", 400, {"priority": "300"}),
         (f"{ADD}Flags: Static\nPriority: 1 2", 400, {"priority": "1 2"}),
         (f"{ADD}Flags: Static\nProtocol: 6 ,17", 400, {"protocol": "6 ,17"}),
         (f"{ADD}Flags: Static\nSource-Address: here", 400, {"source-address": "here"}),
+        (
+            f"{ADD}Flags: Static\nSource-Address: {'192.0.2.1,' * 40}here",
+            400,
+            {"source-address": f"{'192.0.2.1,' * 40}here"},
+        ),
         (f"{ADD}Timeout-Idle: soon", 400, {"timeout-idle": "soon"}),
         ("ADD DTCP/0.7\nFlags: Static", 400, {}),
         (f"ADD DTCP/0.7\nCdest-ID: a,b,c\nFlags: Static\n{DELIVERY}", 400, {"cdest-id": "a,b,c"}),
@@ -112,6 +118,12 @@ def desk(scene: Scene) -> Desk:
         # The content destination.
         ("ADD DTCP/0.7\nCdest-ID: cdX\nFlags: Static", 430, {"cdest-id": "cdX"}),
         ("DELETE DTCP/0.7\nCdest-ID: cdX", 430, {"cdest-id": "cdX"}),
+        ("ADD DTCP/0.7\nCdest-ID: a\\044b\nFlags: Static", 430, {"cdest-id": "a\\044b"}),
+        (
+            "ADD DTCP/0.7\nCdest-ID: cd1\nFlags: Static\n" + DELIVERY,
+            901,
+            {"cdest-id": "cd1"},
+        ),
         ("REFRESH DTCP/0.7\nCdest-ID: cdX\nTimeout-Idle: 5", 430, {"cdest-id": "cdX"}),
         ("LIST DTCP/0.7\nCdest-ID: cdX", 430, {"cdest-id": "cdX"}),
         # The criteria.

@@ -97,8 +97,11 @@ pub enum IpFamily {
 }
 
 /// A filter that cannot be.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{}: {value:?} {what}", field.name())]
+///
+/// Its text repeats no address: errors go into logs, and an address names somebody. Who may see it has
+/// [`CriteriaError::value`].
+#[derive(Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {} {what}", field.name(), self.shown())]
 pub struct CriteriaError {
     field: Field,
     value: String,
@@ -123,6 +126,14 @@ impl CriteriaError {
         }
     }
 
+    /// What the text calls the value.
+    fn shown(&self) -> String {
+        match self.field {
+            Field::Source | Field::Destination => "the list".to_owned(),
+            _ => format!("{:?}", self.value),
+        }
+    }
+
     /// The field that is wrong.
     pub const fn field(&self) -> Field {
         self.field
@@ -136,6 +147,12 @@ impl CriteriaError {
     /// True if the text cannot be read at all, false if it can be read and makes no sense.
     pub const fn is_syntax(&self) -> bool {
         self.syntax
+    }
+}
+
+impl fmt::Debug for CriteriaError {
+    fn fmt(&self, to: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(to, "CriteriaError({self})")
     }
 }
 

@@ -17,10 +17,22 @@ use super::{CriteriaError, Field};
 /// Elements that one list may have.
 pub const MAXIMUM_ELEMENTS: usize = 1024;
 
-/// Why an element is wrong: unreadable, or readable and impossible.
+/// Why a list is wrong: unreadable, or readable and impossible.
 enum Fault {
     Syntax(String),
     Semantic(String),
+}
+
+impl Fault {
+    /// The fault of one element as one of its list. What an address element says is not repeated: it names
+    /// somebody.
+    fn at_place(self, at: usize) -> Self {
+        let place = at + 1;
+        match self {
+            Self::Syntax(what) => Self::Syntax(format!("has at place {place} {what}")),
+            Self::Semantic(what) => Self::Semantic(format!("has at place {place} {what}")),
+        }
+    }
 }
 
 /// Splits a list and tells negated elements from plain ones.
@@ -67,11 +79,11 @@ fn end<T: Copy>(text: &str, open: T, read: impl Fn(&str) -> Result<T, Fault>) ->
 }
 
 /// A range whose ends are in order.
-fn ordered<T: PartialOrd>(element: &str, first: T, last: T) -> Result<(T, T), Fault> {
+fn ordered<T: PartialOrd>(first: T, last: T) -> Result<(T, T), Fault> {
     if first > last {
-        return Err(Fault::Semantic(format!(
-            "has the range {element:?} the wrong way round; the lower end comes first"
-        )));
+        return Err(Fault::Semantic(
+            "a range the wrong way round; the lower end comes first".to_owned(),
+        ));
     }
     Ok((first, last))
 }
@@ -81,19 +93,17 @@ fn number_element(element: &str, highest: u16) -> Result<(u16, u16), Fault> {
         // More digits than the field can have cannot be read; too large a number can.
         let value = number(text, if highest > 255 { 5 } else { 3 }).ok_or_else(|| {
             Fault::Syntax(format!(
-                "has the element {element:?}; a number from 0 to {highest}, a range such as 1-2, 1-* or *-2, or * is right"
+                "{element:?}; a number from 0 to {highest}, a range such as 1-2, 1-* or *-2, or * is right"
             ))
         })?;
         u16::try_from(value)
             .ok()
             .filter(|&value| value <= highest)
-            .ok_or_else(|| Fault::Semantic(format!("has {value}, which is above {highest}")))
+            .ok_or_else(|| Fault::Semantic(format!("{value}, which is above {highest}")))
     };
     match element.split_once('-') {
-        Some(("*", "*")) => Err(Fault::Syntax(
-            "has *-*; * alone means everything".to_owned(),
-        )),
-        Some((first, last)) => ordered(element, end(first, 0, read)?, end(last, highest, read)?),
+        Some(("*", "*")) => Err(Fault::Syntax("*-*; * alone means everything".to_owned())),
+        Some((first, last)) => ordered(end(first, 0, read)?, end(last, highest, read)?),
         None if element == "*" => Ok((0, highest)),
         None => read(element).map(|value| (value, value)),
     }
@@ -104,8 +114,8 @@ pub(super) fn numbers(field: Field, text: &str, highest: u16) -> Result<NumberSe
     let parse = || {
         let mut plain = Vec::new();
         let mut negated = Vec::new();
-        for (negate, element) in elements(text)? {
-            let range = number_element(element, highest)?;
+        for (at, (negate, element)) in elements(text)?.into_iter().enumerate() {
+            let range = number_element(element, highest).map_err(|fault| fault.at_place(at))?;
             if negate {
                 negated.push(range);
             } else {
@@ -147,7 +157,7 @@ enum Parsed {
     V6(u128),
 }
 
-fn address(element: &str, text: &str) -> Result<Parsed, Fault> {
+fn address(text: &str) -> Result<Parsed, Fault> {
     if let Ok(v4) = text.parse::<Ipv4Addr>() {
         return Ok(Parsed::V4(v4.to_bits()));
     }
@@ -160,13 +170,15 @@ fn address(element: &str, text: &str) -> Result<Parsed, Fault> {
         .filter(|part| number(part, 3).is_some())
         .count();
     if numbers == 4 && text.split('.').count() == 4 {
-        return Err(Fault::Semantic(format!(
-            "has {text:?}; the four numbers of an IPv4 address go from 0 to 255, without leading zeros"
-        )));
+        return Err(Fault::Semantic(
+            "four numbers with dots; those of an IPv4 address go from 0 to 255, without leading zeros"
+                .to_owned(),
+        ));
     }
-    Err(Fault::Syntax(format!(
-        "has the element {element:?}; an IPv4 or IPv6 address, a prefix such as 192.0.2.0/24, a range such as A-B, A-* or *-B, or * is right"
-    )))
+    Err(Fault::Syntax(
+        "something else; an IPv4 or IPv6 address, a prefix such as 192.0.2.0/24, a range such as A-B, A-* or *-B, or * is right"
+            .to_owned(),
+    ))
 }
 
 /// The range of a prefix; host bits are masked.
@@ -178,7 +190,7 @@ fn prefix<T: Number>(
 ) -> Result<(T, T), Fault> {
     if length > width {
         return Err(Fault::Semantic(format!(
-            "has the prefix length {length}; at most {width} is right for this family"
+            "the prefix length {length}; at most {width} is right for this family"
         )));
     }
     Ok(mask(bits, width - length))
@@ -192,11 +204,11 @@ fn address_element(element: &str, into: &mut Both) -> Result<(), Fault> {
     }
     if let Some((base, length)) = element.split_once('/') {
         let length = number(length, 3).ok_or_else(|| {
-            Fault::Syntax(format!(
-                "has {element:?}; digits must follow the slash, as in 192.0.2.0/24"
-            ))
+            Fault::Syntax(
+                "a slash without a length; digits must follow it, as in 192.0.2.0/24".to_owned(),
+            )
         })?;
-        match address(element, base)? {
+        match address(base)? {
             Parsed::V4(bits) => into.v4.push(prefix(bits, length, 32, |bits, host| {
                 let host_mask = u32::MAX.checked_shr(32 - host).unwrap_or(0);
                 (bits & !host_mask, bits | host_mask)
@@ -209,7 +221,7 @@ fn address_element(element: &str, into: &mut Both) -> Result<(), Fault> {
         return Ok(());
     }
     let Some((first, last)) = element.split_once('-') else {
-        match address(element, element)? {
+        match address(element)? {
             Parsed::V4(bits) => into.v4.push((bits, bits)),
             Parsed::V6(bits) => into.v6.push((bits, bits)),
         }
@@ -217,25 +229,23 @@ fn address_element(element: &str, into: &mut Both) -> Result<(), Fault> {
     };
     match (first, last) {
         ("*", "*") => {
-            return Err(Fault::Syntax(
-                "has *-*; * alone means everything".to_owned(),
-            ));
+            return Err(Fault::Syntax("*-*; * alone means everything".to_owned()));
         }
-        ("*", last) => match address(element, last)? {
+        ("*", last) => match address(last)? {
             Parsed::V4(last) => into.v4.push((0, last)),
             Parsed::V6(last) => into.v6.push((0, last)),
         },
-        (first, "*") => match address(element, first)? {
+        (first, "*") => match address(first)? {
             Parsed::V4(first) => into.v4.push((first, u32::MAX)),
             Parsed::V6(first) => into.v6.push((first, u128::MAX)),
         },
-        (first, last) => match (address(element, first)?, address(element, last)?) {
-            (Parsed::V4(first), Parsed::V4(last)) => into.v4.push(ordered(element, first, last)?),
-            (Parsed::V6(first), Parsed::V6(last)) => into.v6.push(ordered(element, first, last)?),
+        (first, last) => match (address(first)?, address(last)?) {
+            (Parsed::V4(first), Parsed::V4(last)) => into.v4.push(ordered(first, last)?),
+            (Parsed::V6(first), Parsed::V6(last)) => into.v6.push(ordered(first, last)?),
             _ => {
-                return Err(Fault::Semantic(format!(
-                    "has the range {element:?} from one family to the other"
-                )));
+                return Err(Fault::Semantic(
+                    "a range from one family to the other".to_owned(),
+                ));
             }
         },
     }
@@ -248,9 +258,10 @@ pub(super) fn addresses(field: Field, text: &str) -> Result<AddressSet, Criteria
         let mut plain = Both::default();
         let mut negated = Both::default();
         let mut has_plain = false;
-        for (negate, element) in elements(text)? {
+        for (at, (negate, element)) in elements(text)?.into_iter().enumerate() {
             has_plain |= !negate;
-            address_element(element, if negate { &mut negated } else { &mut plain })?;
+            address_element(element, if negate { &mut negated } else { &mut plain })
+                .map_err(|fault| fault.at_place(at))?;
         }
         if !has_plain {
             plain = Both::everything();
