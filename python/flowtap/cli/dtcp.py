@@ -6,7 +6,7 @@ import asyncio
 import os
 import re
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,7 @@ class _Target:
     is_udp: bool
     user: str
     key: Key
-    password: str | None
+    password: str | None = field(repr=False)
     identity: Path | None
     known_hosts: Path | None
     timeout_s: float

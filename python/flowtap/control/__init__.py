@@ -31,7 +31,7 @@ from flowtap.control.ports import (
     Store,
     Transaction,
 )
-from flowtap.control.registry import ControlPlane, Tasked
+from flowtap.control.registry import ControlPlane, Misread, Tasked
 
 __all__ = [
     "PERMISSION_APPROVE",
@@ -56,6 +56,7 @@ __all__ = [
     "Intercept",
     "JournalRow",
     "Loss",
+    "Misread",
     "Now",
     "Policy",
     "PortError",

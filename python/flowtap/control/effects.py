@@ -6,7 +6,7 @@ stays stopped and the record is tried again with the next change. What changes i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 from flowtap.control import records
@@ -16,7 +16,7 @@ from flowtap.dtcp.messages import ErrorResult
 from flowtap.dtcp.status import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable
     from datetime import datetime
 
     from flowtap.control.audit import AuditRecord
@@ -61,11 +61,15 @@ class Effects:
     Args:
         store: Journal and audit log.
         data_plane: The tap.
+        wall: The wall clock, asked when copying has stopped; the moment of the request stands in without it.
     """
 
-    def __init__(self, store: Store, data_plane: DataPlane) -> None:
+    def __init__(
+        self, store: Store, data_plane: DataPlane, wall: Callable[[], datetime] | None = None
+    ) -> None:
         self._store = store
         self._data_plane = data_plane
+        self._wall = wall
         self._ends: list[End] = []
         self._unwritten: list[AuditRecord] = []
         self.running = Intercepts()
@@ -108,7 +112,8 @@ class Effects:
             except PortError:
                 # A worker that comes back late must not find them.
                 self._withdraw(active)
-                self.end([End.of(each, each.login, "data plane failed", now) for each in added])
+                ends = [End.of(each, each.login, "data plane failed", now) for each in added]
+                self.end(self._stopped(ends))
                 return internal("the data plane did not take the criteria; nothing was started")
         self.running.put(added)
         return None
@@ -128,10 +133,19 @@ class Effects:
             except PortError:
                 self.end((), audit)
                 return internal("the data plane did not answer; the criteria may still copy")
+            # The last copy may be younger than the request.
+            ends = self._stopped(ends)
         self.running.remove(stopping)
         if self.end(ends, audit):
             return None
         return internal("copying has stopped; the journal could not be written and is tried again")
+
+    def _stopped(self, ends: Collection[End]) -> Collection[End]:
+        """The same, with the moment in which copying has stopped."""
+        if self._wall is None:
+            return ends
+        when = self._wall()
+        return [replace(each, when=when) for each in ends]
 
     def change(
         self, changed: Collection[Intercept], audit: Iterable[AuditRecord], now: Now

@@ -13,9 +13,20 @@ if TYPE_CHECKING:
 
     from flowtap.control.authorize import Refused
     from flowtap.control.model import Intercept, Now, Principal
-    from flowtap.dtcp.messages import Request
+    from flowtap.dtcp.messages import ErrorResult, Request
 
-__all__ = ["METHODS", "about", "refusal", "reset", "restarted", "started", "stopped", "times"]
+__all__ = [
+    "METHODS",
+    "about",
+    "act_refused",
+    "misread",
+    "refusal",
+    "reset",
+    "restarted",
+    "started",
+    "stopped",
+    "times",
+]
 
 METHODS: Final = {
     AddRequest: "ADD",
@@ -89,13 +100,30 @@ def stopped(csource_id: str, criteria_id: int, login: str, reason: str, when: da
 
 def refusal(principal: Principal, request: Request, refused: Refused, now: Now) -> AuditRecord:
     """A request that was not served."""
+    asked = (("request", METHODS[type(request)]),)
+    return _refused(principal, request.csource_id, asked, refused.result(), now)
+
+
+def misread(principal: Principal, csource_id: str, method: str, error: ErrorResult, now: Now) -> AuditRecord:
+    """A request that was authentic and could not be read, or asked for what there is not."""
+    return _refused(principal, csource_id, (("request", method),), error, now)
+
+
+def act_refused(principal: Principal, act: str, about_what: str, refused: Refused, now: Now) -> AuditRecord:
+    """Something that the operator's own people wanted to do and were not let."""
+    return _refused(principal, "", (("act", act), ("about", about_what)), refused.result(), now)
+
+
+def _refused(
+    principal: Principal, csource_id: str, asked: tuple[tuple[str, str], ...], error: ErrorResult, now: Now
+) -> AuditRecord:
     detail = (
-        ("request", METHODS[type(request)]),
-        ("status", str(refused.status.value)),
-        ("reason", refused.info),
+        *asked,
+        ("status", str(error.status.value)),
+        ("reason", error.info or ""),
         ("address", str(principal.address)),
     )
-    return AuditRecord(now.wall, "refuse", principal.login, request.csource_id, None, detail)
+    return AuditRecord(now.wall, "refuse", principal.login, csource_id, None, detail)
 
 
 def reset(csource_id: str, login: str, when: datetime) -> AuditRecord:

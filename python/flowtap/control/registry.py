@@ -6,6 +6,7 @@ Requests that wait together share one transaction and one table change.
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
@@ -34,7 +35,8 @@ from flowtap.dtcp.messages import (
 from flowtap.dtcp.status import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+    from datetime import datetime
 
     from flowtap.control.audit import AuditRecord
     from flowtap.control.events import Happening
@@ -43,7 +45,7 @@ if TYPE_CHECKING:
     from flowtap.control.ports import DataPlane, Filters, Store
     from flowtap.dtcp.messages import Request, Result
 
-__all__ = ["CRITERIA_ID_MAX", "ControlPlane", "Tasked"]
+__all__ = ["CRITERIA_ID_MAX", "ControlPlane", "Misread", "Tasked"]
 
 CRITERIA_ID_MAX = 2**32 - 1
 """The highest id that an ADD's answer can carry [DTCP §8]."""
@@ -57,6 +59,16 @@ class Tasked:
     request: Request
 
 
+@dataclass(frozen=True, slots=True)
+class Misread:
+    """A request that was authentic and could not be read, who made it, and what it was answered."""
+
+    principal: Principal
+    csource_id: str
+    method: str
+    error: ErrorResult
+
+
 class ControlPlane:
     """Takes requests, keeps intercepts; one task only may use it.
 
@@ -65,15 +77,25 @@ class ControlPlane:
         store: Journal and audit log.
         data_plane: The tap.
         filters: Reads filters.
+        wall: The wall clock, for the record of when copying has stopped; the moment of the request stands in
+            without it.
     """
 
-    def __init__(self, *, policy: Policy, store: Store, data_plane: DataPlane, filters: Filters) -> None:
+    def __init__(
+        self,
+        *,
+        policy: Policy,
+        store: Store,
+        data_plane: DataPlane,
+        filters: Filters,
+        wall: Callable[[], datetime] | None = None,
+    ) -> None:
         self._policy = policy
         self._store = store
         self._data_plane = data_plane
         self._filters = filters
         self._last_id = store.last_criteria_id()
-        self._effects = Effects(store, data_plane)
+        self._effects = Effects(store, data_plane, wall)
         self._running = self._effects.running
         self._meter = BandwidthMeter()
         self._congestion = Congestion()
@@ -116,6 +138,15 @@ class ControlPlane:
         except PortError:
             return False
         return True
+
+    def misread(self, refused: Sequence[Misread], now: Now) -> None:
+        """Records refusals of requests that could not even be read."""
+        self._effects.end(
+            audit=[
+                records.misread(each.principal, each.csource_id, each.method, each.error, now)
+                for each in refused
+            ]
+        )
 
     def handle(self, principal: Principal, request: Request, now: Now) -> Result:
         """Serves one request."""
@@ -283,6 +314,15 @@ class ControlPlane:
 
     # --- what the operator's own people do ----------------------------------------------------
 
+    @contextmanager
+    def _act(self, principal: Principal, act: str, about_what: object, now: Now) -> Iterator[None]:
+        """Records what is refused within."""
+        try:
+            yield
+        except Refused as refused:
+            self._effects.end(audit=[records.act_refused(principal, act, str(about_what), refused, now)])
+            raise
+
     def approve(self, principal: Principal, criteria_ids: Collection[int], now: Now) -> None:
         """Lets intercepts begin to copy that somebody else has asked for.
 
@@ -290,13 +330,14 @@ class ControlPlane:
             Refused: The login may not approve, one of them does not wait for approval, he has asked for it
                 himself, or it could not be carried out.
         """
-        changed = [
-            replace(each, state=State.ACTIVE, approved_by=principal.login, idle_since_ns=now.monotonic_ns)
-            for each in self._waiting(principal, criteria_ids)
-        ]
-        approvals = [records.about("approve", each, principal.login, now.wall) for each in changed]
-        starts = [records.started(each, now) for each in changed]
-        _raise_if(self._effects.change(changed, [*approvals, *starts], now))
+        with self._act(principal, "approve", list(criteria_ids), now):
+            changed = [
+                replace(each, state=State.ACTIVE, approved_by=principal.login, idle_since_ns=now.monotonic_ns)
+                for each in self._waiting(principal, criteria_ids)
+            ]
+            approvals = [records.about("approve", each, principal.login, now.wall) for each in changed]
+            starts = [records.started(each, now) for each in changed]
+            _raise_if(self._effects.change(changed, [*approvals, *starts], now))
 
     def reject(self, principal: Principal, criteria_ids: Collection[int], now: Now) -> None:
         """Ends intercepts that wait for approval.
@@ -304,10 +345,10 @@ class ControlPlane:
         Raises:
             Refused: As for `approve`.
         """
-        waiting = self._waiting(principal, criteria_ids)
-        _raise_if(
-            self._effects.stop([End.of(each, principal.login, "not approved", now) for each in waiting])
-        )
+        with self._act(principal, "reject", list(criteria_ids), now):
+            waiting = self._waiting(principal, criteria_ids)
+            ends = [End.of(each, principal.login, "not approved", now) for each in waiting]
+            _raise_if(self._effects.stop(ends))
 
     def _waiting(self, principal: Principal, criteria_ids: Collection[int]) -> list[Intercept]:
         if PERMISSION_APPROVE not in principal.permissions:
@@ -329,15 +370,15 @@ class ControlPlane:
         Raises:
             Refused: The login may not, one of them does not exist, or it could not be carried out.
         """
-        _may_change(principal)
-        by_id = self._running.by_id
-        for number in criteria_ids:
-            if number not in by_id:
-                raise Refused(Status.UNKNOWN_CRITERIA_ID, f"there are no criteria {number}")
-        reason = "ended by the operator"
-        _raise_if(
-            self._effects.stop([End.of(by_id[each], principal.login, reason, now) for each in criteria_ids])
-        )
+        with self._act(principal, "clear criteria", list(criteria_ids), now):
+            _may_change(principal)
+            by_id = self._running.by_id
+            for number in criteria_ids:
+                if number not in by_id:
+                    raise Refused(Status.UNKNOWN_CRITERIA_ID, f"there are no criteria {number}")
+            reason = "ended by the operator"
+            ends = [End.of(by_id[each], principal.login, reason, now) for each in criteria_ids]
+            _raise_if(self._effects.stop(ends))
 
     def reset_sequence(self, principal: Principal, csource_id: str, now: Now) -> None:
         """Forgets the sequence numbers of a control source: its next number may be any [DTCP §4.4.1].
@@ -345,17 +386,17 @@ class ControlPlane:
         Raises:
             Refused: The login may not, there is no such control source, or the journal could not be written.
         """
-        _may_change(principal)
-        if csource_id not in self._policy.control_sources:
-            raise Refused(Status.UNKNOWN_CONTROL_SOURCE, f"there is no control source {csource_id}")
-        try:
-            with self._store.transaction() as transaction:
-                transaction.sequence(csource_id, None)
-                transaction.audit(records.reset(csource_id, principal.login, now.wall))
-        except PortError:
-            raise Refused(
-                Status.SERVER_INTERNAL_ERROR, "the journal could not be written; nothing was changed"
-            ) from None
+        with self._act(principal, "clear sequence-number", csource_id, now):
+            _may_change(principal)
+            if csource_id not in self._policy.control_sources:
+                raise Refused(Status.UNKNOWN_CONTROL_SOURCE, f"there is no control source {csource_id}")
+            try:
+                with self._store.transaction() as transaction:
+                    transaction.sequence(csource_id, None)
+                    transaction.audit(records.reset(csource_id, principal.login, now.wall))
+            except PortError:
+                info = "the journal could not be written; nothing was changed"
+                raise Refused(Status.SERVER_INTERNAL_ERROR, info) from None
 
     def apply_policy(self, policy: Policy, now: Now) -> list[Intercept]:
         """Rules from now on; what would be refused today ends.

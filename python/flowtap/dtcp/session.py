@@ -7,7 +7,7 @@ are checked there is the caller's choice, because the real clients restart and r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from flowtap.dtcp import authentication, codec, grammar
 from flowtap.dtcp.grammar import SyntaxFault
@@ -37,6 +37,9 @@ __all__ = [
     "ServerConnection",
     "read_request",
 ]
+
+
+_METHOD_CHARACTERS: Final = 32
 
 
 class Keys(Protocol):
@@ -86,7 +89,17 @@ class RequestReceived:
 
 @dataclass(frozen=True, slots=True)
 class RequestRefused:
-    """An authentic request that is wrong; answer it with its own ``error``."""
+    """An authentic request that is wrong; answer it with its own ``error``.
+
+    Attributes:
+        version: The version that the answer has.
+        csource_id: Who asked.
+        seq: The sequence number that the answer repeats.
+        error: The answer.
+        highest_seq: As in `RequestReceived`.
+        rolled_over: As in `RequestReceived`.
+        method: The first word of the request, as far as it has one.
+    """
 
     version: Version
     csource_id: str
@@ -94,6 +107,7 @@ class RequestRefused:
     error: ErrorResult
     highest_seq: int | None = None
     rolled_over: bool = False
+    method: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -237,7 +251,8 @@ def read_request(
     except SyntaxFault as fault:
         error = ErrorResult(fault.status, fault.parameters, fault.info)
         version = _answered_version(envelope.start_line)
-        return RequestRefused(version, envelope.csource_id, envelope.seq, error, highest, rolled_over)
+        method = envelope.start_line.partition(" ")[0][:_METHOD_CHARACTERS]
+        return RequestRefused(version, envelope.csource_id, envelope.seq, error, highest, rolled_over, method)
     return RequestReceived(request, highest, rolled_over)
 
 

@@ -183,6 +183,7 @@ class Daemon:
             store=self._store,
             data_plane=data_plane,
             filters=FilterReader(places),
+            wall=lambda: clock.now().wall,
         )
         self._tasking = TaskingLoop(self._control, self._notifier)
         sequences = SequenceState(self._store.sequences())

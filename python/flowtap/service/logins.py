@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import argon2
@@ -51,7 +51,7 @@ class Login:
     name: str
     uid: int | None
     permissions: frozenset[str]
-    password_hash: str | None
+    password_hash: str | None = field(repr=False)
     authorized_keys: asyncssh.SSHAuthorizedKeys | None
 
 

@@ -12,7 +12,7 @@ from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final, ParamSpec, Protocol, TypeVar
 
-from flowtap.control import Ended, PortError, Principal, Purged, Tasked
+from flowtap.control import Ended, Misread, PortError, Principal, Purged, Tasked
 from flowtap.control.accounts import SourceAccount
 from flowtap.dtcp import (
     ErrorResult,
@@ -129,6 +129,13 @@ class TaskingLoop:
             for session, event in batch
             if isinstance(event, RequestReceived)
         ]
+        misread = [
+            Misread(session.principal, event.csource_id, event.method, event.error)
+            for session, event in batch
+            if isinstance(event, RequestRefused)
+        ]
+        if misread:
+            self._control.misread(misread, now)
         served = iter(self._control.handle_all(tasked, now))
         return [next(served) if isinstance(event, RequestReceived) else event.error for _, event in batch]
 

@@ -216,3 +216,13 @@ def test_without_a_journal_a_restart_ends_what_ran_and_its_ids_stay_used(tmp_pat
     assert again.added() == ids[-1] + 1
     assert verify(again.store.audit_rows()) == 9
     again.store.close()
+
+
+def test_a_stop_is_recorded_with_the_moment_when_copying_had_stopped(scene: Scene, witness: Witness) -> None:
+    """Not with that of the request: the last copy may be younger."""
+    scene.control._effects._wall = lambda: now(7.5).wall
+    scene.delete(scene.added())
+    witness.refuses = True
+    assert code(scene.add()) == Status.SERVER_INTERNAL_ERROR
+    stops = [row["when"] for row in audit(scene) if row["event"] == "stop"]
+    assert stops == [now(7.5).wall.isoformat()] * 2

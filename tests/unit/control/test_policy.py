@@ -368,7 +368,11 @@ def test_the_operator_forgets_sequence_numbers(scene: Scene, monkeypatch: pytest
         scene.control.reset_sequence(OPERATOR, "nobody", now())
     scene.control.reset_sequence(OPERATOR, "md", now())
     assert scene.store.sequences() == {"md2": 8}
-    assert events(scene) == [("reset", "operator", None)]
+    assert events(scene) == [
+        ("refuse", "md", None),
+        ("refuse", "operator", None),
+        ("reset", "operator", None),
+    ]
 
     def failing() -> Any:
         raise PortError
