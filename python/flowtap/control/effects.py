@@ -94,6 +94,7 @@ class Effects:
             audit: What else is to be recorded, whether or not something begins.
             now: When.
         """
+        audit = list(audit)
         try:
             with self._store.transaction() as transaction:
                 self._record_waiting(transaction)
@@ -103,6 +104,7 @@ class Effects:
                     transaction.start(intercept, now)
                     transaction.audit(records.started(intercept, now))
         except PortError:
+            self._unwritten += audit
             return internal("the journal could not be written; nothing was started")
         self._written()
         active = [each for each in added if each.is_active]

@@ -226,3 +226,19 @@ def test_a_stop_is_recorded_with_the_moment_when_copying_had_stopped(scene: Scen
     assert code(scene.add()) == Status.SERVER_INTERNAL_ERROR
     stops = [row["when"] for row in audit(scene) if row["event"] == "stop"]
     assert stops == [now(7.5).wall.isoformat()] * 2
+
+
+def test_refused_adds_are_on_record_though_the_journal_could_not_be_written(scene: Scene) -> None:
+    """Alone, and beside one that would have begun."""
+    with full_disk(scene):
+        long = FilterText(source=",".join(f"192.0.2.{at}" for at in range(250)))
+        while code(scene.add(filter=long)) != Status.SERVER_INTERNAL_ERROR:
+            pass
+        before = len(audit(scene))
+        waiting = [Tasked(principal(), add_request(cdest_ids=("nowhere",), filter=long))] * 40
+        waiting.append(Tasked(principal(), add_request(filter=long)))
+        results = scene.control.handle_all(waiting, now(1))
+        assert [code(each) for each in results] == [430] * 40 + [500]
+        assert len(audit(scene)) == before
+    scene.expire(2)
+    assert [row["event"] for row in audit(scene)[before:]] == ["refuse"] * 40
