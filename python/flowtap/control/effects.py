@@ -1,7 +1,8 @@
 """The order in which a change takes effect, and what is left when a part of it fails.
 
 A start is recorded, then copies. A stop stops copying, is then recorded; when it cannot be recorded, copying
-stays stopped and the record is tried again with the next change. What changes is recorded, then rules.
+stays stopped and the record is tried again with the next change. What changes is recorded, then rules; where
+it cannot rule, it is recorded that all is as it was.
 """
 
 from __future__ import annotations
@@ -72,6 +73,7 @@ class Effects:
         self._wall = wall
         self._ends: list[End] = []
         self._unwritten: list[AuditRecord] = []
+        self._undone: list[tuple[Intercept, Now]] = []
         self.running = Intercepts()
 
     @property
@@ -82,7 +84,7 @@ class Effects:
     @property
     def has_unwritten(self) -> bool:
         """Whether something waits to be recorded."""
-        return bool(self._ends or self._unwritten)
+        return bool(self._ends or self._unwritten or self._undone)
 
     def start(
         self, added: Collection[Intercept], audit: Iterable[AuditRecord], now: Now
@@ -168,9 +170,17 @@ class Effects:
             try:
                 self._data_plane.change(active, ())
             except PortError:
+                self._undo(changed, now)
                 return internal("the data plane did not take the change; what ran before runs on")
         self.running.put(changed)
         return None
+
+    def _undo(self, changed: Collection[Intercept], now: Now) -> None:
+        """Records that intercepts are what they were."""
+        before = [self.running.by_id[each.criteria_id] for each in changed]
+        self._undone += [(each, now) for each in before]
+        detail = ("reason", "the data plane did not take the change")
+        self.end(audit=[records.about("undo", each, "", now.wall, detail) for each in before])
 
     def resume(self, restored: Collection[Intercept], now: Now) -> None:
         """Lets intercepts copy again whose start is on record.
@@ -210,6 +220,8 @@ class Effects:
         return True
 
     def _record_waiting(self, transaction: Transaction) -> None:
+        for intercept, now in self._undone:
+            transaction.update(intercept, now)
         for record in self._unwritten:
             transaction.audit(record)
         for each in self._ends:
@@ -221,3 +233,4 @@ class Effects:
     def _written(self) -> None:
         self._ends.clear()
         self._unwritten.clear()
+        self._undone.clear()

@@ -12,6 +12,7 @@ import pytest
 from scene import V7, Scene, add_request, now, principal
 
 from flowtap.control import Count, Intercept, Loss, PortError, Tasked, verify
+from flowtap.control.journal import from_text
 from flowtap.dtcp import (
     AddResult,
     DeleteRequest,
@@ -242,3 +243,50 @@ def test_refused_adds_are_on_record_though_the_journal_could_not_be_written(scen
         assert len(audit(scene)) == before
     scene.expire(2)
     assert [row["event"] for row in audit(scene)[before:]] == ["refuse"] * 40
+
+
+def test_a_change_that_the_data_plane_does_not_take_is_none_after_a_restart_either(
+    scene: Scene, witness: Witness
+) -> None:
+    first = scene.added(static=False, timeouts=Timeouts(total_s=50))
+    witness.refuses = True
+    result = scene.refresh(
+        10, criteria_ids=(IdRange(first, first, single=True),), timeouts=Timeouts(total_s=5000)
+    )
+    assert code(result) == Status.SERVER_INTERNAL_ERROR
+    assert [row["event"] for row in audit(scene)] == ["start", "refresh", "undo"]
+    assert audit(scene)[-1]["criteria_id"] == first
+    scene.store.close()
+    second = Scene(scene.path.parent)
+    second.restore(20)
+    assert second.control.intercepts[0].timeouts == Timeouts(total_s=50)
+    assert len(second.expire(50)) == 1
+    second.store.close()
+
+
+def test_what_could_not_be_undone_on_record_is_tried_again(
+    scene: Scene, witness: Witness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The change was recorded, the data plane refused it, and then the disk was full."""
+    first = scene.added(static=False, timeouts=Timeouts(total_s=50))
+    transaction = scene.store.transaction
+
+    def refuse_and_fill(_start: object, _stop: object) -> None:
+        monkeypatch.setattr(scene.store, "transaction", failing)
+        raise PortError
+
+    def failing() -> Any:
+        raise PortError
+
+    monkeypatch.setattr(witness, "change", refuse_and_fill)
+    result = scene.refresh(
+        10, criteria_ids=(IdRange(first, first, single=True),), timeouts=Timeouts(total_s=5000)
+    )
+    assert code(result) == Status.SERVER_INTERNAL_ERROR
+    assert [row["event"] for row in audit(scene)] == ["start", "refresh"]
+    monkeypatch.setattr(scene.store, "transaction", transaction)
+    scene.expire(11)
+    assert [row["event"] for row in audit(scene)] == ["start", "refresh", "undo"]
+    (row,) = scene.store.running()
+    assert row.text is not None
+    assert from_text(row.text).timeouts == Timeouts(total_s=50)
