@@ -197,14 +197,17 @@ def _moved(intercept: Intercept, row: JournalRow, usage: Usage, boot_id: str, no
     """The intercept on this boot's clock, with what earlier runs have counted."""
     count = usage.counts.get(intercept.criteria_id, intercept.carried)
     shift_ns = 0 if row.boot_id == boot_id else _shift_ns(row.written, now)
+    idle_since_ns = intercept.idle_since_ns + shift_ns
     last_match_ns = count.last_match_ns
-    if last_match_ns is not None and usage.boot_id != boot_id:
-        last_match_ns += 0 if usage.until is None else _shift_ns(usage.until, now)
+    if last_match_ns is not None and usage.boot_id == boot_id:
+        idle_since_ns = max(idle_since_ns, last_match_ns)
+    elif last_match_ns is not None and usage.until is not None:
+        idle_since_ns = max(idle_since_ns, last_match_ns + _shift_ns(usage.until, now))
     end_ns = intercept.order_end_ns
     return replace(
         intercept,
         total_since_ns=intercept.total_since_ns + shift_ns,
-        idle_since_ns=max(intercept.idle_since_ns + shift_ns, last_match_ns or 0),
+        idle_since_ns=idle_since_ns,
         order_end_ns=None if end_ns is None else end_ns + shift_ns,
         carried=Count(count.packets, count.octets),
     )

@@ -25,8 +25,10 @@ def ends(intercept: Intercept) -> bool:
 
 
 def idle_since_ns(intercept: Intercept, count: Count) -> int:
-    """Since when nothing has matched."""
-    return max(intercept.idle_since_ns, count.last_match_ns or 0)
+    """Since when nothing has matched; before the clock's beginning where that was in an earlier boot."""
+    if count.last_match_ns is None:
+        return intercept.idle_since_ns
+    return max(intercept.idle_since_ns, count.last_match_ns)
 
 
 def end_ns(intercept: Intercept) -> int | None:

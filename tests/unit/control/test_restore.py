@@ -166,11 +166,21 @@ class TestAnotherBoot:
         assert left.carried == Count(1, 400)
         second.store.close()
 
+    def test_idleness_from_before_the_boot_counts(self, scene: Scene) -> None:
+        scene.added(static=False, timeouts=Timeouts(idle_s=100))
+        scene.added(static=False, timeouts=Timeouts(idle_s=30))
+        second = self.at(scene, 40)
+        (left,) = second.control.intercepts
+        assert left.idle_since_ns == 5 * 10**9 - 40 * 10**9
+        second.store.close()
+
     def test_without_a_sign_of_life_the_last_match_is_not_believed(self, scene: Scene) -> None:
+        """On the clock of that boot it would lie in the future of this one, and nothing would be idle till then."""
         first = scene.added(static=False, timeouts=Timeouts(idle_s=600))
         usage = Usage({first: Count(1, 1, now(3).monotonic_ns)}, "another boot", is_final=False)
         second = self.at(scene, 40, usage)
         assert second.running == (first,)
+        assert second.control.intercepts[0].idle_since_ns == 5 * 10**9 - 40 * 10**9
         second.store.close()
 
     def test_a_wall_clock_that_was_set_back_takes_nothing_away(self, scene: Scene) -> None:
