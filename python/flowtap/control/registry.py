@@ -101,6 +101,7 @@ class ControlPlane:
         self._congestion = Congestion()
         self._losses = LossWatch()
         self._restarted: list[Restarted] = []
+        self._is_enforced = True
 
     @property
     def policy(self) -> Policy:
@@ -405,6 +406,11 @@ class ControlPlane:
             What has ended.
         """
         self._policy = policy
+        return self._enforce(now)
+
+    def _enforce(self, now: Now) -> list[Intercept]:
+        """Ends what the policy would refuse today; what cannot be ended now is tried again with time."""
+        policy = self._policy
         refused: list[tuple[Intercept, str]] = []
         changed: list[Intercept] = []
         for intercept in self._running.by_id.values():
@@ -417,11 +423,14 @@ class ControlPlane:
                     changed.append(replace(intercept, excluded=source.excluded))
         if refused:
             self._effects.stop([End.of(each, "", reason, now) for each, reason in refused])
+        failure = None
         if changed:
             detail = ("reason", "the list of exclusions has changed")
             audit = [records.about("change", each, "", now.wall, detail) for each in changed]
-            self._effects.change(changed, audit, now)
-        return [each for each, _ in refused if each.criteria_id not in self._running]
+            failure = self._effects.change(changed, audit, now)
+        ended = [each for each, _ in refused if each.criteria_id not in self._running]
+        self._is_enforced = failure is None and len(ended) == len(refused)
+        return ended
 
     # --- restarts -----------------------------------------------------------------------------
 
@@ -515,6 +524,8 @@ class ControlPlane:
         """
         counts = self._data_plane.counts()
         self._meter.sample(now.monotonic_ns, counts)
+        if not self._is_enforced:
+            self._enforce(now)
         happened: list[Happening] = [*self._expired(counts, now), *self._congested(now)]
         losses = self._data_plane.losses()
         period_s = self._policy.duplicates_dropped_period_s

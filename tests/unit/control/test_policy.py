@@ -129,6 +129,43 @@ def test_another_policy_ends_what_it_would_refuse(scene: Scene) -> None:
     assert scene.running == (1,)
 
 
+def test_a_policy_that_the_data_plane_did_not_take_is_enforced_when_it_does(scene: Scene) -> None:
+    """What would be refused today does not run on because of a moment in which nothing could be changed."""
+    scene.added()
+    scene.added("md2")
+    scene.added(cdest_ids=("own",), deliveries=(OTHER_DELIVERY,))
+    scene.data_plane.fails = True
+    narrower = policy(allowed_destinations=frozenset({"cd1"}), excluded=("203.0.113.9",))
+    assert scene.control.apply_policy(narrower, now(1)) == []
+    with pytest.raises(PortError):
+        scene.control.tick(now(2))
+    assert scene.running == (1, 2, 3)
+    scene.data_plane.fails = False
+    assert scene.control.tick(now(3)) == []
+    assert scene.running == (1, 2)
+    assert [each.excluded for each in scene.control.intercepts] == [("203.0.113.9",), ()]
+    assert scene.data_plane.active[1].excluded == ("203.0.113.9",)
+    installed = len(scene.data_plane.installed)
+    scene.control.tick(now(4))
+    assert len(scene.data_plane.installed) == installed
+
+
+def test_exclusions_rule_as_soon_as_they_can_be_recorded(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scene.added()
+
+    def failing() -> Any:
+        raise PortError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(scene.store, "transaction", failing)
+        scene.control.apply_policy(policy(excluded=("203.0.113.9",)), now(1))
+        assert scene.data_plane.active[1].excluded == ()
+    scene.control.tick(now(2))
+    assert scene.data_plane.active[1].excluded == ("203.0.113.9",)
+
+
 # --- bounds of the whole tap ---------------------------------------------------------------------
 
 
