@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 import time
+import uuid
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -14,9 +15,10 @@ from typing import Any
 
 import pytest
 from daemon import CAPTURE
-from scene import V7, Scene, add_request, now, policy, principal
+from scene import PLACES, V7, Scene, add_request, now, policy, principal
 
 from flowtap import FilterTable, Tap
+from flowtap._flowtap import UsageFile
 from flowtap.control import (
     ContentDestination,
     ControlPlane,
@@ -40,7 +42,7 @@ from flowtap.dtcp import (
 )
 from flowtap.service import clock
 from flowtap.service.dataplane import TapDataPlane
-from flowtap.service.filters import read_filter
+from flowtap.service.filters import FilterReader
 from flowtap.service.store import SqlStore
 
 
@@ -63,8 +65,12 @@ class Unattended:
         self.tap = Tap.replay([str(CAPTURE)], FilterTable.compile([]), pace=500, loop=True)
         self.tap.start()
         self.store = SqlStore(self.directory / "s.db")
+        self.usage = UsageFile(str(self.directory / "s.db-usage"), uuid.UUID(clock.boot_id()).bytes)
         self.control = ControlPlane(
-            policy=self.policy, store=self.store, data_plane=TapDataPlane(self.tap), filters=read_filter
+            policy=self.policy,
+            store=self.store,
+            data_plane=TapDataPlane(self.tap, PLACES, self.usage),
+            filters=FilterReader(PLACES),
         )
 
     def add(self, **fields: Any) -> None:

@@ -13,6 +13,7 @@ import sqlite3
 import struct
 import threading
 import time
+import uuid
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -23,10 +24,11 @@ from typing import Any
 
 import pytest
 from daemon import ADD, CAPTURE, FOR_EVER, Tap, end, start, write_configuration
-from scene import DELIVERY, V7, add_request, principal
+from scene import DELIVERY, PLACES, V7, add_request, principal
 
 from flowtap import FilterTable
 from flowtap import Tap as DataPlaneTap
+from flowtap._flowtap import UsageFile
 from flowtap.cli.local import ask
 from flowtap.control import (
     PERMISSION_APPROVE,
@@ -53,7 +55,7 @@ from flowtap.dtcp import (
 from flowtap.service import clock
 from flowtap.service.auditlog import read_audit_log
 from flowtap.service.dataplane import TapDataPlane
-from flowtap.service.filters import read_filter
+from flowtap.service.filters import FilterReader
 from flowtap.service.store import SqlStore
 
 
@@ -99,8 +101,12 @@ class Element:
         self.store = WatchedStore(path / "s.db")
         self.store.tap = self.tap
         self.store.seen = []
+        self.usage = UsageFile(str(path / "s.db-usage"), uuid.UUID(clock.boot_id()).bytes)
         self.control = ControlPlane(
-            policy=policy, store=self.store, data_plane=TapDataPlane(self.tap), filters=read_filter
+            policy=policy,
+            store=self.store,
+            data_plane=TapDataPlane(self.tap, PLACES, self.usage),
+            filters=FilterReader(PLACES),
         )
 
     def add(self, login: str = "md", **fields: Any) -> int:

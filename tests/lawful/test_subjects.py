@@ -14,14 +14,15 @@ import pytest
 from daemon import OWN_KEY, Tap, end, start, write_configuration
 from hypothesis import given
 from hypothesis import strategies as st
+from scene import PLACES
 
 from flowtap import Criteria, CriteriaError, FilterTable
 from flowtap import Tap as DataPlaneTap
 from flowtap.cli.local import ask
 from flowtap.control import FilterFault
-from flowtap.dtcp import CriteriaFileError, FilterText, parse_criteria_file
+from flowtap.dtcp import CriteriaFileError, FilterText, Scope, parse_criteria_file
 from flowtap.service.auditlog import read_audit_log
-from flowtap.service.filters import read_filter
+from flowtap.service.filters import FilterReader
 
 CAPTURES = Path(__file__).parents[1] / "captures"
 SUBJECTS = ("192.0.2.10", "198.51.100.233", "198.51.100.234", "2001:db8:5::77", "2001:db8:5::78")
@@ -57,7 +58,7 @@ def test_an_error_of_a_filter_names_nobody(value: str) -> None:
         assert names_somebody(repr(caught.value)) == []
         assert caught.value.value == value
         with pytest.raises(FilterFault) as fault:
-            read_filter(FilterText(**fields))
+            FilterReader(PLACES)(FilterText(**fields), Scope())
         assert names_somebody(str(fault.value) + fault.value.info) == []
         assert fault.value.__cause__ is None
 

@@ -337,7 +337,7 @@ def add_parts(
 
 
 def _scope(given: Mapping[str, Parameter], filter_text: FilterText, version: Version) -> Scope:
-    """Where packets must pass; what cannot be asked for together is refused [DTCP App. A.3, B]."""
+    """Where packets must pass; what cannot be asked for together is refused [DTCP App. A.3, App. B]."""
     inputs, outputs = given.get("x-jtap-input-interface"), given.get("x-jtap-output-interface")
     vrf = given.get("x-jtap-vrf-name")
     if vrf is not None and (inputs or outputs):

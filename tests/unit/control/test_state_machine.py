@@ -27,7 +27,7 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 from plain_registry import Criterion, PlainPolicy, PlainRegistry, PlainSource, Spec
-from scene import DELIVERY, OTHER_DELIVERY, V7, RecordingDataPlane, principal
+from scene import DELIVERY, OTHER_DELIVERY, PLACES, V7, RecordingDataPlane, principal
 
 from flowtap.control import (
     PERMISSION_APPROVE,
@@ -68,7 +68,7 @@ from flowtap.dtcp import (
     Result,
     Timeouts,
 )
-from flowtap.service.filters import read_filter
+from flowtap.service.filters import FilterReader
 from flowtap.service.store import SqlStore
 
 BEGIN = datetime(2026, 3, 2, 10)  # noqa: DTZ001 - as the protocol
@@ -223,7 +223,7 @@ class Registries(RuleBasedStateMachine):
             policy=real_policy(self.plain.policy),
             store=self.store,
             data_plane=self.data_plane,
-            filters=read_filter,
+            filters=FilterReader(PLACES),
         )
 
     @property
