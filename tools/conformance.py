@@ -29,7 +29,6 @@ NEEDS: Final[Mapping[str, tuple[str, ...]]] = {
     "done": ("file", "test"),
     "partial": ("file", "test", "reason"),
     "refused": ("reason",),
-    "open": (),
 }
 """The states that a row can have, and what it must name in each."""
 # The numbers that the statements have; the gaps between the groups are left for later ones.
@@ -197,8 +196,6 @@ def row_faults(row: Row, root: Path, tests: Mapping[str, frozenset[str]]) -> Ite
     for what in NEEDS[row.state]:
         if not given[what]:
             yield f"{row.number}: {row.state} without a {what}"
-    if row.state == "open" and (row.files or row.tests):
-        yield f"{row.number}: open, but names a file or test"
     for file in row.files:
         if not (root / file).is_file():
             yield f"{row.number}: there is no file {file}"
@@ -236,14 +233,11 @@ def faults(text: str, root: Path, tests: Mapping[str, frozenset[str]]) -> list[s
 
 
 def _citations(rows: Iterable[Row], tests: Mapping[str, frozenset[str]]) -> Iterator[str]:
-    """Rows that tests cite and that are not there, or that the ledger calls open."""
-    states = {row.number: row.state for row in rows}
+    """Rows that tests cite and that are not there."""
+    numbers = {row.number for row in rows}
     for test, cited in tests.items():
-        for number in sorted(cited):
-            if number not in states:
-                yield f"{test} cites {number}, which is no row of the ledger"
-            elif states[number] == "open":
-                yield f"{test} cites {number}, which the ledger calls open"
+        for number in sorted(cited - numbers):
+            yield f"{test} cites {number}, which is no row of the ledger"
 
 
 def main() -> int:

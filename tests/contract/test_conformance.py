@@ -81,8 +81,7 @@ def test_a_ledger_that_agrees_has_no_faults() -> None:
         (cells("T-066", test=DONE.tests[0]), f"T-066: {DONE.tests[0]} does not cite it"),
         (cells("T-066", state="partial"), "T-066: partial without a reason"),
         (cells("T-066", state="refused"), "T-066: refused without a reason"),
-        (cells("T-066", state="open"), "T-066: open, but names a file or test"),
-        (cells("T-066", state="open", file="", test=""), "which the ledger calls open"),
+        (cells("T-066", state="open", file="", test=""), "T-066: 'open' is no state"),
     ],
 )
 def test_ledgers_with_faults(change: Callable[[str], str], words: str) -> None:

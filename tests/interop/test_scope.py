@@ -88,6 +88,7 @@ def requests(texts: list[str]) -> bytes:
     )
 
 
+@pytest.mark.ledger("T-193", "T-194")
 def test_every_scope_counts_its_packets(tap: Tap) -> None:
     done = tap.openssh("-s", "flow-tap-dtcp", data=requests(list(SCOPES)))
     assert done.stdout.count(b"200 OK") == len(SCOPES), done.stdout
@@ -104,6 +105,7 @@ def test_every_scope_counts_its_packets(tap: Tap) -> None:
     assert "X-JTAP-VRF-NAME: RED" in listed
 
 
+@pytest.mark.ledger("T-193", "T-194", "T-195")
 def test_what_is_not_there_is_refused(tap: Tap) -> None:
     done = tap.openssh("-s", "flow-tap-dtcp", data=requests(list(REFUSED)))
     codes = [int(code) for code in re.findall(r"^DTCP/0.8 (\d+) ", done.stdout.decode(), re.MULTILINE)]

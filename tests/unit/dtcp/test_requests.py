@@ -237,6 +237,7 @@ def scope(text: str, version: str = "0.8") -> Scope:
     return request.scope
 
 
+@pytest.mark.ledger("T-194")
 def test_scope() -> None:
     assert scope("") == Scope()
     eight = ",".join(f"ge-1/0/{at}.0" for at in range(8))

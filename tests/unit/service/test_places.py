@@ -20,6 +20,7 @@ PLACES = Places(
 )
 
 
+@pytest.mark.ledger("T-194")
 @pytest.mark.parametrize(
     ("given", "interface"),
     [
@@ -39,6 +40,7 @@ def test_a_name_without_a_unit_has_the_unit_0(given: str, interface: str) -> Non
     assert PLACES.outputs(Scope(output_interfaces=(given, given))) == (interface,)
 
 
+@pytest.mark.ledger("T-194")
 @pytest.mark.parametrize(
     "given", ["eth2", "eth0.8", "eth1.7", "ge-0/0/0.8", "xe-1/0/0", "", ".", ".0", "eth0."]
 )
@@ -53,6 +55,7 @@ def test_an_interface_that_is_not_tapped_is_none(given: str) -> None:
         assert given in caught.value.value
 
 
+@pytest.mark.ledger("T-193")
 def test_routing_instances() -> None:
     assert PLACES.inputs(Scope(vrf="RED")) == ("eth1", "lo")
     assert PLACES.outputs(Scope(vrf="RED")) == ()
