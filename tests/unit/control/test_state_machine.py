@@ -190,6 +190,7 @@ places = st.lists(
     st.tuples(st.integers(0, 4), st.sampled_from([None, None, None, 0, 1, 3])), min_size=1, max_size=3
 )
 selectors = st.one_of(places, places, st.sampled_from(["all", "cd1", "cd1", "cd2", "own", "nowhere"]))
+faults = st.sampled_from([{"store"}, {"change"}, {"counts"}, {"store", "change"}])
 policies = st.sampled_from([0, 1, 1, 2, 3, 3, 4, 5, 6])
 
 
@@ -390,9 +391,7 @@ class Registries(RuleBasedStateMachine):
                     number: Count(each.packets, each.octets, each.last_match_ns),
                 }
 
-    @rule(
-        which=st.sampled_from([{"store"}, {"change"}, {"counts"}, {"store", "change"}, set(), set(), set()])
-    )
+    @rule(which=faults | st.just(set()))
     def faults_change(self, which: set[str]) -> None:
         self.plain.store_fails = "store" in which
         self.plain.counts_fail = self.data_plane.fails = "counts" in which
@@ -401,6 +400,40 @@ class Registries(RuleBasedStateMachine):
     @rule()
     def faults_end(self) -> None:
         self.faults_change(set())
+
+    # --- what rarely comes together by itself --------------------------------------------------------
+
+    @rule(which=faults, login=logins, timeouts=plain_lifetimes)
+    def everything_is_refreshed_in_vain(self, which: set[str], login: str, timeouts: Timeouts) -> None:
+        self.faults_change(which)
+        self.refresh(login, "all", timeouts)
+        self.faults_change(set())
+
+    @rule(which=faults, at=policies)
+    def another_policy_rules_later(self, which: set[str], at: int) -> None:
+        self.faults_change(which)
+        self.reload(at)
+        self.faults_change(set())
+
+    @rule(batch=batches, approve=st.booleans())
+    def somebody_has_to_agree(self, batch: list[Spec], approve: bool) -> None:
+        self.reload(3)
+        self.add([replace(each, login="md") for each in batch])
+        self.decide("chief", "first", approve)
+
+    @rule(batch=batches, total_s=st.sampled_from([0, 20, 61]))
+    def nothing_lasts_longer_than_it_may(self, batch: list[Spec], total_s: int) -> None:
+        self.reload(4)
+        self.add([replace(each, login="md", static=True) for each in batch])
+        self.refresh("md", "all", Timeouts(idle_s=20, total_s=total_s))
+
+    @rule(batch=batches)
+    def too_much_for_one_destination(self, batch: list[Spec]) -> None:
+        self.reload(1)
+        self.add([replace(each, cdests=("cd1",)) for each in batch])
+        self.tick()
+        self.traffic(5, 60_000, 1)
+        self.time_passes(4, 0)
 
     @rule(
         same_boot=st.booleans(),
