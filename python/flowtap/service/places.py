@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from flowtap.control.ports import ScopeFault
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 __all__ = ["Places"]
 
 _SYSTEM = Path("/sys/class/net")
+_NAME_OCTETS: Final = 15
+"""Of an interface (IFNAMSIZ, without its NUL)."""
 
 
 class Places:
@@ -94,10 +96,14 @@ class Places:
 
 def _enslaved(vrf: str) -> list[str]:
     """The interfaces of one of the kernel's VRF devices."""
-    device = _SYSTEM / vrf
-    # A name that leads elsewhere is no interface's (dev_valid_name in the kernel).
-    if not vrf or "/" in vrf or vrf in {".", ".."} or not device.is_dir():
+    # What is too long or leads elsewhere is no interface's name (dev_valid_name in the kernel).
+    if not vrf or len(vrf.encode()) > _NAME_OCTETS or "/" in vrf or "\0" in vrf or vrf in {".", ".."}:
         return []
-    if "DEVTYPE=vrf" not in (device / "uevent").read_text().splitlines():
+    device = _SYSTEM / vrf
+    try:
+        kind = (device / "uevent").read_text().splitlines()
+    except OSError:
+        return []
+    if "DEVTYPE=vrf" not in kind:
         return []
     return sorted(link.name.removeprefix("lower_") for link in device.glob("lower_*"))

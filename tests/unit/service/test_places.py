@@ -60,7 +60,8 @@ def test_routing_instances() -> None:
     assert PLACES.inputs(Scope(vrf="RED")) == ("eth1", "lo")
     assert PLACES.outputs(Scope(vrf="RED")) == ()
     # An interface is none, and neither is what only looks like a path.
-    for name in ("BLUE", "red", "lo", "", ".", "..", "../net", "lo/.."):
+    # Nor is what no file could be called.
+    for name in ("BLUE", "red", "lo", "", ".", "..", "../net", "lo/..", "9" * 5_000, "RED\0"):
         with pytest.raises(ScopeFault, match="no such routing instance"):
             PLACES.inputs(Scope(vrf=name))
 
