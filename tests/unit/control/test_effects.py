@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from scene import V7, Scene, add_request, now, principal
 
-from flowtap.control import Count, Intercept, Loss, PortError, Tasked, verify
+from flowtap.control import Count, Intercept, Loss, Misread, PortError, Tasked, verify
 from flowtap.control.journal import from_text
 from flowtap.dtcp import (
     AddResult,
@@ -290,3 +290,11 @@ def test_what_could_not_be_undone_on_record_is_tried_again(
     (row,) = scene.store.running()
     assert row.text is not None
     assert from_text(row.text).timeouts == Timeouts(total_s=50)
+
+
+def test_requests_that_cannot_be_read_are_on_record(scene: Scene) -> None:
+    error = ErrorResult(Status.BAD_REQUEST, info="line 3: a parameter has the form Name: value")
+    scene.control.misread([Misread(principal(), "md", "ADD", error)] * 2, now(1))
+    first, second = audit(scene)
+    assert (first["event"], first["login"], first["detail"]) == ("refuse", "md", second["detail"])
+    assert {"request": "ADD", "reason": error.info}.items() <= dict(first["detail"]).items()

@@ -19,6 +19,7 @@ from flowtap.control import (
     PERMISSION_TASK,
     PERMISSION_VIEW,
     ContentDestination,
+    ControlPlane,
     PortError,
     Refused,
     State,
@@ -30,10 +31,12 @@ from flowtap.dtcp import (
     FilterText,
     ListResult,
     Parameter,
+    Scope,
     Status,
     Timeouts,
 )
-from flowtap.service.filters import FilterSpace
+from flowtap.service.filters import FilterReader, FilterSpace
+from flowtap.service.places import Places
 
 
 def refused(scene: Scene, **fields: Any) -> ErrorResult:
@@ -165,6 +168,56 @@ def test_exclusions_rule_as_soon_as_they_can_be_recorded(
         assert not scene.data_plane.active[1].excluded
     scene.control.tick(now(2))
     assert scene.data_plane.active[1].excluded == ("203.0.113.9",)
+
+
+# --- where packets must pass ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("scope", "given"),
+    [
+        (Scope(("eth0", "eth9")), Parameter("X-JTap-Input-Interface", "eth0,eth9")),
+        (Scope(output_interfaces=("eth9",)), Parameter("X-JTap-Output-Interface", "eth9")),
+        (Scope(vrf="BLUE"), Parameter("X-JTap-VRF-Name", "BLUE")),
+    ],
+)
+def test_places_that_are_not_there(scene: Scene, scope: Scope, given: Parameter) -> None:
+    error = refused(scene, scope=scope)
+    assert error.status is Status.JTAP_FAILURE
+    assert error.parameters == (given,)
+
+
+def test_a_place_that_is_taken_away_ends_what_looks_there(scene: Scene, tmp_path: Path) -> None:
+    """A restart finds fewer interfaces than there were."""
+    first = scene.added(scope=Scope(vrf="RED"))
+    kept = scene.added(scope=Scope(("eth0",)))
+    scene.store.close()
+    second = Scene(tmp_path)
+    second.control = ControlPlane(
+        policy=policy(),
+        store=second.store,
+        data_plane=second.data_plane,
+        filters=FilterReader(Places(["eth0", "eth1"])),
+    )
+    (told,) = second.restore(5)
+    assert (told.restored, told.total) == (1, 2)
+    assert second.running == (kept,)
+    ends = [json.loads(row.text) for row in second.store.audit_rows()]
+    assert [row["criteria_id"] for row in ends if row["event"] == "stop"] == [first]
+    second.store.close()
+
+
+def test_no_address_can_be_excluded_from_layer_2(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    circuit: dict[str, Any] = {"scope": Scope(("eth0",), is_circuit=True), "filter": FilterText()}
+    first = scene.added(**circuit)
+    scene.control.apply_policy(policy(excluded=("203.0.113.9",)), now(1))
+    assert first not in scene.running
+    error = refused(scene, **circuit)
+    assert error.status is Status.IMPROPER_FILTER
+    assert error.parameters == (Parameter("X-JTap-Filter-Family", "ccc"),)
+    assert "203.0.113.9" not in str(error)
+    scene.store.close()
 
 
 # --- bounds of the whole tap ---------------------------------------------------------------------

@@ -355,3 +355,10 @@ def test_lists_in_datagrams(count: int) -> None:
     assert len(render_datagrams(response, KEY, 10)) == max(count, 1)
     noop = dtcp.Response(V7, "5", NOW, dtcp.NoopResult())
     assert render_datagrams(noop, KEY, 10)[0].startswith(b"DTCP/0.7 200 OK")
+
+
+def test_the_package_names_its_client_and_nothing_that_it_has_not() -> None:
+    """The class lives beside sockets, so it is only looked for when somebody wants it."""
+    assert dtcp.Client.__name__ == "Client"
+    with pytest.raises(AttributeError, match="Server"):
+        dtcp.Server  # noqa: B018 - the attribute is the matter
