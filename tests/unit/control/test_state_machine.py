@@ -427,6 +427,14 @@ class Registries(RuleBasedStateMachine):
         self.add([replace(each, login="md", static=True) for each in batch])
         self.refresh("md", "all", Timeouts(idle_s=20, total_s=total_s))
 
+    @rule(login=logins, idle_s=st.sampled_from([0, 5, 60]), passed=st.sampled_from([1, 4]))
+    def what_was_busy_is_given_time_anew(self, login: str, idle_s: int, passed: float) -> None:
+        self.add([Spec(login, static=False, timeouts=Timeouts(idle_s=20, total_s=60))])
+        self.traffic(1, 60, 1)
+        self.time_passes(passed, 0)
+        self.refresh(login, "all", Timeouts(idle_s=idle_s))
+        self.time_passes(passed, 0)
+
     @rule(batch=batches)
     def too_much_for_one_destination(self, batch: list[Spec]) -> None:
         self.reload(1)
