@@ -5,6 +5,7 @@ mod deliver;
 mod fragments;
 mod inner;
 mod passage;
+mod screen;
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use foldhash::fast::RandomState;
 use hashbrown::HashMap;
 
 use self::deliver::{Copied, Said};
+pub use self::screen::{Screen, Screened, ScreenedCount};
 use crate::batch::CopyBatch;
 use crate::decode::{InnerTunnels, IpPacket, Outer, tunnel_in};
 use crate::duplicates::Duplicates;
@@ -330,13 +332,17 @@ impl Engine {
     /// Begins lifetimes; a frame that can be a tunnel whose inner packets count comes back as its outermost packet.
     #[cold]
     fn begin<'a>(&mut self, frame: &Frame<'a>, now_ns: u64) -> Option<Outer<'a>> {
+        self.begin_lifetimes(now_ns);
+        tunnel_in(frame, self.options.inner).filter(|_| !self.table.slots().is_empty())
+    }
+
+    fn begin_lifetimes(&mut self, now_ns: u64) {
         for at in self.fresh.drain(..) {
             if let Some(state) = self.criteria.get_mut(at) {
                 state.since_ns.get_or_insert(now_ns);
             }
         }
         self.is_unusual = !self.options.inner.is_empty();
-        tunnel_in(frame, self.options.inner).filter(|_| !self.table.slots().is_empty())
     }
 
     /// Decides what still waits for a first fragment: at the end of the input.
