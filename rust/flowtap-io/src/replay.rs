@@ -1,8 +1,15 @@
 //! One pass over capture files: match, count, write matched frames, send copies.
 
+#[cfg(test)]
+mod tests;
+mod turns;
+mod workers;
+
+use std::num::NonZero;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use flowtap_core::batch::CopyBatch;
@@ -15,8 +22,8 @@ use flowtap_core::table::FilterTable;
 
 use crate::export::{ExportCount, ExportOptions, Exporter};
 use crate::files::{
-    CaptureError, CaptureReader, CaptureWriter, Format, Interface, MAX_INTERFACES, WriterOptions,
-    names,
+    CaptureError, CaptureReader, CaptureWriter, ChunkedFile, Format, Interface, MAX_INTERFACES,
+    WriterOptions, names,
 };
 
 /// Frames between two looks at the outside: progress, cancellation.
@@ -25,6 +32,9 @@ const FRAMES_PER_LOOK: u32 = 4096;
 const BATCH_RECORDS: usize = 1024;
 /// Octets of copies that are sent together.
 const BATCH_OCTETS: usize = 1 << 20;
+/// More threads are of no use: the octets of a file come through one memory. It also bounds what chunks take, which is at
+/// most half a mebibyte a thread.
+const MAXIMUM_THREADS: usize = 32;
 
 /// What a pass does.
 #[derive(Clone, Debug, Default)]
@@ -41,6 +51,26 @@ pub struct ReplayOptions {
     pub program: Option<Arc<Program>>,
     /// Tunnels whose inner packets criteria are matched against as well.
     pub inner: InnerTunnels,
+    /// The most threads that work on a file; None for as many as there are processors. The outcome is the same for any
+    /// number.
+    pub threads: Option<NonZero<usize>>,
+}
+
+/// How files are divided among threads.
+#[derive(Clone, Copy)]
+struct Division {
+    chunk_octets: usize,
+    /// Shorter files are read by one thread.
+    least_octets: u64,
+}
+
+impl Default for Division {
+    fn default() -> Self {
+        Self {
+            chunk_octets: 256 << 10,
+            least_octets: 1 << 20,
+        }
+    }
 }
 
 /// What others may see of a running pass, and how they end it.
@@ -55,6 +85,15 @@ impl ReplayControl {
     /// Ends the pass soon; what was read by then is accounted and written.
     pub fn cancel(&self) {
         self.cancelled.store(true, Ordering::Relaxed);
+    }
+
+    fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    fn show(&self, frames: u64, read_octets: u64) {
+        self.frames.store(frames, Ordering::Relaxed);
+        self.read_octets.store(read_octets, Ordering::Relaxed);
     }
 
     /// Frames read so far.
@@ -85,6 +124,8 @@ pub struct ReplayReport {
     pub error: Option<CaptureError>,
     /// Whether [`ReplayControl::cancel`] ended it.
     pub interrupted: bool,
+    /// How many threads worked on one file, at most.
+    pub threads: usize,
 }
 
 /// Writes matched frames; the first failure ends it.
@@ -116,7 +157,10 @@ impl Output {
         Ok(())
     }
 
-    fn count(&mut self, interface: u32) {
+    fn count(&mut self, interface: u32, frames: u64) {
+        if self.writer.is_none() {
+            return;
+        }
         let Ok(at) = usize::try_from(self.first_interface.saturating_add(interface)) else {
             return;
         };
@@ -124,7 +168,7 @@ impl Output {
             self.received.resize(at + 1, 0);
         }
         if let Some(count) = self.received.get_mut(at) {
-            *count += 1;
+            *count += frames;
         }
     }
 }
@@ -155,6 +199,9 @@ struct Pass<'a> {
     frames: u64,
     last_ns: u64,
     control: &'a ReplayControl,
+    threads: usize,
+    threads_used: usize,
+    division: Division,
 }
 
 impl Pass<'_> {
@@ -168,6 +215,19 @@ impl Pass<'_> {
 
     /// Reads one file to its end; true if the pass was cancelled.
     fn file(&mut self, path: &str, read_before: &mut u64) -> Result<bool, CaptureError> {
+        let Division {
+            chunk_octets,
+            least_octets,
+        } = self.division;
+        if self.threads > 1
+            && path != "-"
+            && let Some(screen) = self.engine.screen()
+            && let Some(file) = ChunkedFile::open(path, chunk_octets, least_octets)
+        {
+            let result = self.file_on_threads(&file, &screen, read_before);
+            self.output.first_interface = self.output.first_interface.saturating_add(1);
+            return result;
+        }
         let mut reader = CaptureReader::open(path)?;
         let mut named = 0;
         let result = loop {
@@ -176,18 +236,14 @@ impl Pass<'_> {
                 Ok(false) => break Ok(false),
                 Err(error) => break Err(error),
             }
-            self.control.frames.store(self.frames, Ordering::Relaxed);
             let read = read_before.saturating_add(reader.offset_octets());
-            self.control.read_octets.store(read, Ordering::Relaxed);
-            if self.control.cancelled.load(Ordering::Relaxed) {
+            self.control.show(self.frames, read);
+            if self.control.is_cancelled() {
                 break Ok(true);
             }
         };
-        self.control.frames.store(self.frames, Ordering::Relaxed);
         *read_before = read_before.saturating_add(reader.offset_octets());
-        self.control
-            .read_octets
-            .store(*read_before, Ordering::Relaxed);
+        self.control.show(self.frames, *read_before);
         let interfaces = u32::try_from(reader.interfaces().len()).unwrap_or(u32::MAX);
         self.output.first_interface = self
             .output
@@ -219,24 +275,28 @@ impl Pass<'_> {
                 self.filtered_out += 1;
                 continue;
             }
-            if self.output.writer.is_some() {
-                self.output.count(frame.interface);
-            }
-            self.last_ns = frame.timestamp_ns;
-            self.engine.process(
-                &frame,
-                frame.timestamp_ns,
-                &mut self.batch,
-                &mut self.output,
-            );
-            if self.batch.len() >= BATCH_RECORDS || self.batch.bytes().len() >= BATCH_OCTETS {
-                self.send();
-            }
+            self.process(&frame, None);
             if self.output.error.is_some() {
                 break;
             }
         }
         self.output.error.take().map_or(Ok(true), Err)
+    }
+
+    /// Gives a frame to the engine, with the slots that match where they are known.
+    #[inline]
+    fn process(&mut self, frame: &Frame<'_>, matching: Option<&[u32]>) {
+        self.output.count(frame.interface, 1);
+        let now_ns = frame.timestamp_ns;
+        self.last_ns = now_ns;
+        let (engine, batch, output) = (&mut self.engine, &mut self.batch, &mut self.output);
+        match matching {
+            None => engine.process(frame, now_ns, batch, output),
+            Some(slots) => engine.process_matching(frame, slots, now_ns, batch, output),
+        };
+        if self.batch.len() >= BATCH_RECORDS || self.batch.bytes().len() >= BATCH_OCTETS {
+            self.send();
+        }
     }
 }
 
@@ -251,6 +311,15 @@ pub fn replay(
     table: Arc<FilterTable>,
     options: &ReplayOptions,
     control: &ReplayControl,
+) -> Result<ReplayReport, CaptureError> {
+    pass(table, options, control, Division::default())
+}
+
+fn pass(
+    table: Arc<FilterTable>,
+    options: &ReplayOptions,
+    control: &ReplayControl,
+    division: Division,
 ) -> Result<ReplayReport, CaptureError> {
     let began = Instant::now();
     let writer = options
@@ -293,6 +362,13 @@ pub fn replay(
         frames: 0,
         last_ns: 0,
         control,
+        threads: options
+            .threads
+            .or_else(|| thread::available_parallelism().ok())
+            .map_or(1, NonZero::get)
+            .min(MAXIMUM_THREADS),
+        threads_used: 1,
+        division,
     };
     let mut error = None;
     let mut interrupted = false;
@@ -327,5 +403,6 @@ pub fn replay(
         written: pass.output.written,
         error,
         interrupted,
+        threads: pass.threads_used,
     })
 }

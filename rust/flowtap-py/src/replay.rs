@@ -1,5 +1,6 @@
 //! One pass over capture files.
 
+use std::num::NonZero;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -27,6 +28,7 @@ pub(crate) struct ReplayReport {
     error: Option<String>,
     error_offset_octets: Option<u64>,
     interrupted: bool,
+    threads: usize,
 }
 
 /// One pass over capture files: match, count, write matched frames, send copies.
@@ -40,7 +42,11 @@ pub(crate) struct Replay {
 #[pymethods]
 impl Replay {
     #[new]
-    #[pyo3(signature = (files, table, *, write=None, write_comment=None, export=false, bpf=None, inner=Vec::new()))]
+    #[pyo3(signature = (files, table, *, write=None, write_comment=None, export=false, bpf=None, inner=Vec::new(), threads=None))]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is a keyword of its own in Python"
+    )]
     fn new(
         files: Vec<String>,
         table: &FilterTable,
@@ -49,6 +55,7 @@ impl Replay {
         export: bool,
         bpf: Option<&BpfProgram>,
         inner: Vec<String>,
+        threads: Option<NonZero<usize>>,
     ) -> PyResult<Self> {
         let program = bpf.map(|program| Arc::clone(&program.0));
         Ok(Self {
@@ -60,6 +67,7 @@ impl Replay {
                 export,
                 program,
                 inner: inner_tunnels(inner)?,
+                threads,
             },
             control: ReplayControl::default(),
         })
@@ -101,6 +109,7 @@ impl Replay {
             error: report.error.as_ref().map(ToString::to_string),
             error_offset_octets: report.error.as_ref().map(|error| error.offset_octets),
             interrupted: report.interrupted,
+            threads: report.threads,
         })
     }
 

@@ -9,6 +9,7 @@
 //! are skipped. Timestamps are nanoseconds since 1970 in 64 bits and stop at both ends of that range.
 
 mod buffer;
+mod chunks;
 mod compressed;
 mod error;
 mod input;
@@ -17,6 +18,7 @@ mod pcapng;
 mod reader;
 mod writer;
 
+pub(crate) use chunks::{Chunk, ChunkedFile, Walked};
 pub use error::{CaptureError, CaptureErrorKind};
 pub use reader::{CaptureReader, Interface, names};
 pub use writer::{CaptureWriter, Format, WriterOptions};

@@ -77,8 +77,16 @@ pub(crate) fn u16_at(bytes: &[u8], at: usize, big_endian: bool) -> u16 {
 
 /// Tells the format; takes a pcap file's header off the buffer.
 pub(crate) fn open(buffer: &mut Buffer) -> Result<Opening, Step> {
-    let seen = buffer.fill(FILE_HEADER_OCTETS).map_err(Step::Input)?;
-    let header = buffer.unread();
+    buffer.fill(FILE_HEADER_OCTETS).map_err(Step::Input)?;
+    let opening = opening(buffer.unread())?;
+    if matches!(opening, Opening::Pcap(_)) {
+        buffer.consume(FILE_HEADER_OCTETS);
+    }
+    Ok(opening)
+}
+
+/// Tells the format by a file's first octets; [`FILE_HEADER_OCTETS`] are enough.
+pub(crate) fn opening(header: &[u8]) -> Result<Opening, Step> {
     if header.is_empty() {
         return Err(CaptureErrorKind::Empty.into());
     }
@@ -101,10 +109,12 @@ pub(crate) fn open(buffer: &mut Buffer) -> Result<Opening, Step> {
         }
         _ => return Err(not_a_capture(header)),
     };
-    if seen < FILE_HEADER_OCTETS {
-        return Err(truncated(FILE_HEADER_OCTETS, seen, |needed, available| {
-            CaptureErrorKind::TruncatedHeader { needed, available }
-        }));
+    if header.len() < FILE_HEADER_OCTETS {
+        return Err(truncated(
+            FILE_HEADER_OCTETS,
+            header.len(),
+            |needed, available| CaptureErrorKind::TruncatedHeader { needed, available },
+        ));
     }
     let (major, minor) = (u16_at(header, 4, big_endian), u16_at(header, 6, big_endian));
     if major != VERSION_MAJOR {
@@ -113,43 +123,84 @@ pub(crate) fn open(buffer: &mut Buffer) -> Result<Opening, Step> {
     // Above the 16 bits of the link type stand the length of a frame check sequence and reserved bits.
     let link_type =
         LinkType::from_number(u16_at(header, if big_endian { 22 } else { 20 }, big_endian));
-    let layout = Layout {
+    Ok(Opening::Pcap(Layout {
         big_endian,
         nanoseconds_per_unit,
         lengths_swapped: minor <= VERSION_MINOR_SWAPPED,
         link_type,
         snapshot_octets: u32_at(header, 16, big_endian),
-    };
-    buffer.consume(FILE_HEADER_OCTETS);
-    Ok(Opening::Pcap(layout))
+    }))
 }
 
 impl Layout {
-    /// The record at the buffer's front, if all of it is in the buffer: the hot path, which is a header's four
-    /// numbers and three comparisons.
+    /// The record at the buffer's front, if all of it is in the buffer.
     #[inline]
     pub(crate) fn buffered(&self, buffer: &mut Buffer) -> Option<Located> {
-        let (header, rest) = buffer
-            .unread()
-            .split_first_chunk::<RECORD_HEADER_OCTETS>()?;
+        let located = self.located(buffer.unread(), buffer.start)?;
+        buffer.start = located.end;
+        Some(located)
+    }
+
+    /// The record that `unread` begins with, if all of it is there; `at` is where that is in the buffer. The hot path,
+    /// which is a header's four numbers and three comparisons.
+    #[inline]
+    pub(crate) fn located(&self, unread: &[u8], at: usize) -> Option<Located> {
+        let (header, rest) = unread.split_first_chunk::<RECORD_HEADER_OCTETS>()?;
         let (captured, original) = self.lengths(header);
         if captured > rest.len().min(MAX_RECORD_OCTETS) {
             return None;
         }
         let seconds = u64::from(u32_at(header, 0, self.big_endian));
         let fraction = u64::from(u32_at(header, 4, self.big_endian));
-        let start = buffer.start.saturating_add(RECORD_HEADER_OCTETS);
-        let end = start.saturating_add(captured);
-        buffer.start = end;
+        let start = at.saturating_add(RECORD_HEADER_OCTETS);
         Some(Located {
             start,
-            end,
+            end: start.saturating_add(captured),
             link_type: self.link_type,
             // Below 2^63 even for a fraction of more than a second.
             timestamp_ns: seconds * NANOSECONDS + fraction * self.nanoseconds_per_unit,
             original_length_octets: original,
             interface: 0,
             direction: Direction::Unknown,
+        })
+    }
+
+    /// Octets of the record that `unread` begins with and of its header, if all of it is there.
+    #[inline]
+    pub(crate) fn record_octets(&self, unread: &[u8]) -> Option<usize> {
+        let (header, rest) = unread.split_first_chunk::<RECORD_HEADER_OCTETS>()?;
+        let (captured, _) = self.lengths(header);
+        (captured <= rest.len().min(MAX_RECORD_OCTETS))
+            .then(|| captured.saturating_add(RECORD_HEADER_OCTETS))
+    }
+
+    /// How many octets must be seen of what `unread` begins with: those of a header, and if it is there of all the record.
+    pub(crate) fn needed_octets(&self, unread: &[u8]) -> Result<usize, Step> {
+        let Some(header) = unread.first_chunk::<RECORD_HEADER_OCTETS>() else {
+            return Ok(RECORD_HEADER_OCTETS);
+        };
+        let (captured, _) = self.lengths(header);
+        if captured > MAX_RECORD_OCTETS {
+            let length = u64::try_from(captured).unwrap_or(u64::MAX);
+            return Err(CaptureErrorKind::RecordTooLong { length }.into());
+        }
+        Ok(captured.saturating_add(RECORD_HEADER_OCTETS))
+    }
+
+    /// What is wrong at the end of a file that has only `rest` of a record; None at a proper end.
+    pub(crate) fn cut_off(&self, rest: &[u8]) -> Option<Step> {
+        if rest.is_empty() {
+            return None;
+        }
+        Some(match rest.split_first_chunk::<RECORD_HEADER_OCTETS>() {
+            None => truncated(RECORD_HEADER_OCTETS, rest.len(), |needed, available| {
+                CaptureErrorKind::TruncatedRecordHeader { needed, available }
+            }),
+            Some((header, rest)) => {
+                truncated(self.lengths(header).0, rest.len(), |needed, available| {
+                    CaptureErrorKind::TruncatedRecord { needed, available }
+                })
+            }
         })
     }
 
@@ -177,32 +228,13 @@ impl Layout {
 
     /// The next record, read if necessary; None at a proper end.
     pub(crate) fn next(&self, buffer: &mut Buffer) -> Result<Option<Located>, Step> {
-        let seen = buffer.fill(RECORD_HEADER_OCTETS).map_err(Step::Input)?;
-        let Some(header) = buffer.unread().first_chunk::<RECORD_HEADER_OCTETS>() else {
-            if seen == 0 {
-                return Ok(None);
-            }
-            return Err(truncated(
-                RECORD_HEADER_OCTETS,
-                seen,
-                |needed, available| CaptureErrorKind::TruncatedRecordHeader { needed, available },
-            ));
-        };
-        let (captured, _) = self.lengths(header);
-        if captured > MAX_RECORD_OCTETS {
-            let length = u64::try_from(captured).unwrap_or(u64::MAX);
-            return Err(CaptureErrorKind::RecordTooLong { length }.into());
+        buffer.fill(RECORD_HEADER_OCTETS).map_err(Step::Input)?;
+        let needed = self.needed_octets(buffer.unread())?;
+        buffer.fill(needed).map_err(Step::Input)?;
+        match self.buffered(buffer) {
+            Some(located) => Ok(Some(located)),
+            None => self.cut_off(buffer.unread()).map_or(Ok(None), Err),
         }
-        let seen = buffer
-            .fill(captured.saturating_add(RECORD_HEADER_OCTETS))
-            .map_err(Step::Input)?;
-        self.buffered(buffer).map(Some).ok_or_else(|| {
-            truncated(
-                captured,
-                seen.saturating_sub(RECORD_HEADER_OCTETS),
-                |needed, available| CaptureErrorKind::TruncatedRecord { needed, available },
-            )
-        })
     }
 }
 

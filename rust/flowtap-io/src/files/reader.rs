@@ -25,6 +25,21 @@ pub(crate) struct Located {
     pub(crate) direction: Direction,
 }
 
+impl Located {
+    /// The frame itself.
+    #[inline]
+    pub(crate) fn frame(self, data: &[u8]) -> Frame<'_> {
+        Frame {
+            data: data.get(self.start..self.end).unwrap_or_default(),
+            link_type: self.link_type,
+            timestamp_ns: self.timestamp_ns,
+            original_length_octets: self.original_length_octets,
+            interface: self.interface,
+            direction: self.direction,
+        }
+    }
+}
+
 /// Why reading does not go on, before path and offset are known.
 pub(crate) enum Step {
     /// The capture's own structure.
@@ -111,7 +126,8 @@ impl fmt::Debug for CaptureReader {
     }
 }
 
-fn error(path: &str, offset_octets: u64, step: Step) -> CaptureError {
+/// The error, once path and offset are known.
+pub(crate) fn error(path: &str, offset_octets: u64, step: Step) -> CaptureError {
     let kind = match step {
         Step::Kind(kind) => *kind,
         Step::Input(InputError::Io(source)) => CaptureErrorKind::Io {
@@ -218,19 +234,7 @@ impl CaptureReader {
                 None => return Ok(None),
             },
         };
-        let frame = Frame {
-            data: self
-                .buffer
-                .data
-                .get(located.start..located.end)
-                .unwrap_or_default(),
-            link_type: located.link_type,
-            timestamp_ns: located.timestamp_ns,
-            original_length_octets: located.original_length_octets,
-            interface: located.interface,
-            direction: located.direction,
-        };
-        Ok(Some((frame, &self.interfaces)))
+        Ok(Some((located.frame(&self.buffer.data), &self.interfaces)))
     }
 
     /// What is not in the buffer, or not a plain record.

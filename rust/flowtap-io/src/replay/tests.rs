@@ -1,0 +1,631 @@
+//! One thread is the oracle for several.
+
+use std::fs;
+use std::net::UdpSocket;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicUsize;
+
+use flowtap_core::bpf::Instruction;
+use flowtap_core::criteria::{Criteria, CriteriaText};
+use flowtap_core::table::{Destination, Entry, Lifetime, Rate, Scope};
+use proptest::prelude::*;
+use proptest::sample::Index;
+
+use super::*;
+
+/// A folder that goes with its owner.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("flowtap-replay-{}-{number}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
+
+/// How a file is written down.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    big_endian: bool,
+    nanoseconds: bool,
+    /// Programs before version 2.4 wrote the two lengths in either order.
+    swapped: bool,
+    is_ethernet: bool,
+}
+
+impl Shape {
+    fn u32(self, value: u32) -> [u8; 4] {
+        if self.big_endian {
+            value.to_be_bytes()
+        } else {
+            value.to_le_bytes()
+        }
+    }
+
+    fn u16(self, value: u16) -> [u8; 2] {
+        if self.big_endian {
+            value.to_be_bytes()
+        } else {
+            value.to_le_bytes()
+        }
+    }
+
+    fn header(self) -> Vec<u8> {
+        let magic = if self.nanoseconds {
+            0xa1b2_3c4d
+        } else {
+            0xa1b2_c3d4
+        };
+        let mut header = self.u32(magic).to_vec();
+        header.extend(self.u16(2));
+        header.extend(self.u16(if self.swapped { 3 } else { 4 }));
+        header.extend([0; 8]);
+        header.extend(self.u32(262_144));
+        header.extend(self.u32(if self.is_ethernet { 1 } else { 101 }));
+        header
+    }
+
+    fn record(self, at_ms: u32, frame: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(frame.len()).unwrap();
+        let lengths = if self.swapped {
+            [length + 4, length]
+        } else {
+            [length, length]
+        };
+        let mut record = self.u32(1_600_000_000 + at_ms / 1000).to_vec();
+        record.extend(self.u32(at_ms % 1000 * 1000));
+        record.extend(self.u32(lengths[0]));
+        record.extend(self.u32(lengths[1]));
+        record.extend(frame);
+        record
+    }
+}
+
+/// What a frame carries.
+#[derive(Clone, Debug)]
+enum Content {
+    Datagram {
+        octets: usize,
+    },
+    /// The first fragment of a datagram, or a later one.
+    Fragment {
+        identification: u8,
+        is_first: bool,
+    },
+    /// A datagram in IP or GRE.
+    Tunnel {
+        is_gre: bool,
+    },
+    /// A fragment in IP.
+    FragmentInTunnel {
+        identification: u8,
+        is_first: bool,
+    },
+    /// Records that are none.
+    Records,
+    Noise(Vec<u8>),
+}
+
+#[derive(Clone, Debug)]
+struct Packet {
+    source: u8,
+    destination: u8,
+    port: u8,
+    later_ms: u32,
+    content: Content,
+}
+
+fn ipv4(source: u8, destination: u8, protocol: u8, fragment: (u8, u16), payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(20 + payload.len()).unwrap();
+    let mut packet = vec![0x45, 0];
+    packet.extend(length.to_be_bytes());
+    packet.extend([0, fragment.0]);
+    packet.extend(fragment.1.to_be_bytes());
+    packet.extend([
+        64,
+        protocol,
+        0,
+        0,
+        192,
+        0,
+        2,
+        source,
+        192,
+        0,
+        2,
+        destination,
+    ]);
+    packet.extend(payload);
+    packet
+}
+
+fn udp(port: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u16::try_from(8 + payload.len()).unwrap();
+    let mut datagram = vec![4, 0, 0, port];
+    datagram.extend(length.to_be_bytes());
+    datagram.extend([0, 0]);
+    datagram.extend(payload);
+    datagram
+}
+
+impl Packet {
+    fn fragment(&self, identification: u8, is_first: bool) -> Vec<u8> {
+        let (place, payload) = if is_first {
+            (0x2000, udp(self.port, &[7; 16]))
+        } else {
+            (3, vec![9; 16])
+        };
+        ipv4(
+            self.source,
+            self.destination,
+            17,
+            (identification, place),
+            &payload,
+        )
+    }
+
+    fn frame(&self, shape: Shape) -> Vec<u8> {
+        let whole = |protocol, payload: &[u8]| {
+            ipv4(self.source, self.destination, protocol, (0, 0), payload)
+        };
+        let packet = match &self.content {
+            Content::Datagram { octets } => whole(17, &udp(self.port, &vec![0; *octets])),
+            Content::Fragment {
+                identification,
+                is_first,
+            } => self.fragment(*identification, *is_first),
+            Content::Tunnel { is_gre } => {
+                let inner = ipv4(self.destination, 1, 17, (0, 0), &udp(self.port, &[1; 4]));
+                if *is_gre {
+                    whole(47, &[&[0, 0, 8, 0], &inner[..]].concat())
+                } else {
+                    whole(4, &inner)
+                }
+            }
+            Content::FragmentInTunnel {
+                identification,
+                is_first,
+            } => ipv4(9, 9, 4, (0, 0), &self.fragment(*identification, *is_first)),
+            Content::Records => {
+                let inside = whole(17, &udp(self.port, &[3; 10]));
+                let record = shape.record(0, &inside);
+                whole(17, &udp(self.port, &record.repeat(4)))
+            }
+            Content::Noise(octets) => return octets.clone(),
+        };
+        if shape.is_ethernet {
+            [&[2; 12][..], &[8, 0], &packet].concat()
+        } else {
+            packet
+        }
+    }
+}
+
+fn contents() -> impl Strategy<Value = Content> {
+    let datagram = |identification, is_first| Content::Fragment {
+        identification,
+        is_first,
+    };
+    prop_oneof![
+        4 => (0_usize..60).prop_map(|octets| Content::Datagram { octets }),
+        1 => (1000_usize..6000).prop_map(|octets| Content::Datagram { octets }),
+        4 => (0_u8..3, any::<bool>()).prop_map(move |(id, first)| datagram(id, first)),
+        1 => any::<bool>().prop_map(|is_gre| Content::Tunnel { is_gre }),
+        1 => (0_u8..3, any::<bool>()).prop_map(|(identification, is_first)| {
+            Content::FragmentInTunnel { identification, is_first }
+        }),
+        2 => Just(Content::Records),
+        1 => prop::collection::vec(any::<u8>(), 0..80).prop_map(Content::Noise),
+    ]
+}
+
+fn packets() -> impl Strategy<Value = Vec<Packet>> {
+    let later_ms = prop_oneof![8 => 0_u32..400, 1 => 0_u32..40_000];
+    let packet = (1_u8..5, 1_u8..5, 1_u8..4, later_ms, contents());
+    let packet = packet.prop_map(|(source, destination, port, later_ms, content)| Packet {
+        source,
+        destination,
+        port,
+        later_ms,
+        content,
+    });
+    prop::collection::vec(packet, 0..80)
+}
+
+fn shapes() -> impl Strategy<Value = Shape> {
+    any::<(bool, bool, bool, bool)>().prop_map(|(big_endian, nanoseconds, swapped, is_ethernet)| {
+        Shape {
+            big_endian,
+            nanoseconds,
+            swapped,
+            is_ethernet,
+        }
+    })
+}
+
+fn file(shape: Shape, packets: &[Packet]) -> Vec<u8> {
+    let mut octets = shape.header();
+    let mut at_ms = 0;
+    for packet in packets {
+        at_ms += packet.later_ms;
+        octets.extend(shape.record(at_ms, &packet.frame(shape)));
+    }
+    octets
+}
+
+/// What happened to a file since.
+#[derive(Clone, Debug)]
+enum Damage {
+    None,
+    Cut(Index),
+    Overwritten(Index, Vec<u8>),
+}
+
+impl Damage {
+    /// The header stays: a file without one is read by one thread anyway.
+    fn apply(&self, octets: &mut Vec<u8>) {
+        match self {
+            Self::None => {}
+            Self::Cut(at) => octets.truncate(24 + at.index(octets.len() - 23)),
+            Self::Overwritten(at, with) => {
+                let at = 24 + at.index(octets.len() - 23);
+                for (place, octet) in octets[at..].iter_mut().zip(with) {
+                    *place = *octet;
+                }
+            }
+        }
+    }
+}
+
+fn damages() -> impl Strategy<Value = Damage> {
+    let with = prop::collection::vec(any::<u8>(), 1..20);
+    prop_oneof![
+        2 => Just(Damage::None),
+        1 => any::<Index>().prop_map(Damage::Cut),
+        1 => (any::<Index>(), with).prop_map(|(at, with)| Damage::Overwritten(at, with)),
+    ]
+}
+
+/// What criteria of a table have beside their filters.
+#[derive(Clone, Copy, Debug)]
+enum Special {
+    Nothing,
+    Packets,
+    Idle,
+    Total,
+    Rate,
+}
+
+fn entry(id: u64, text: &CriteriaText<'_>, special: Special) -> Entry {
+    let lifetime = match special {
+        Special::Nothing | Special::Rate => Lifetime::default(),
+        Special::Packets => Lifetime {
+            packets: Some(3),
+            ..Lifetime::default()
+        },
+        Special::Idle => Lifetime {
+            idle_ns: Some(1_000_000_000),
+            ..Lifetime::default()
+        },
+        Special::Total => Lifetime {
+            total_ns: Some(3_000_000_000),
+            ..Lifetime::default()
+        },
+    };
+    Entry {
+        id,
+        criteria: Criteria::parse(text).unwrap(),
+        destinations: if id.is_multiple_of(2) {
+            vec![0]
+        } else {
+            Vec::new()
+        },
+        lifetime,
+        used: None,
+        rate: matches!(special, Special::Rate).then(|| Arc::new(Rate::new(2, 0))),
+        own: false,
+        scope: Scope::default(),
+    }
+}
+
+/// A new table every time: what its limits have used is its own.
+fn table(specials: &[Special], port: u16) -> Arc<FilterTable> {
+    let nothing = CriteriaText::default();
+    let filters = [
+        CriteriaText {
+            source: Some("192.0.2.1"),
+            ..nothing
+        },
+        CriteriaText {
+            source: Some("192.0.2.2"),
+            destination_port: Some("1"),
+            ..nothing
+        },
+        CriteriaText {
+            destination: Some("192.0.2.2/31"),
+            protocol: Some("17"),
+            ..nothing
+        },
+        CriteriaText {
+            destination_port: Some("2-3"),
+            ..nothing
+        },
+    ];
+    let entries = (1..).zip(filters).zip(specials);
+    let entries = entries.map(|((id, text), &special)| entry(id, &text, special));
+    let destination = Destination {
+        id: "cd1".to_owned(),
+        address: "127.0.0.1".parse().unwrap(),
+        port,
+        source_address: "127.0.0.1".parse().unwrap(),
+        source_port: 0,
+        ttl: 64,
+        refuse_oversize: false,
+        export: true,
+    };
+    Arc::new(FilterTable::compile(entries.collect(), vec![destination]).unwrap())
+}
+
+/// Frames of at most 60 octets.
+fn short_frames() -> Arc<Program> {
+    let instruction = |code, jt, jf, k| Instruction { code, jt, jf, k };
+    let instructions = [
+        instruction(0x80, 0, 0, 0),
+        instruction(0x25, 1, 0, 60),
+        instruction(0x06, 0, 0, 1),
+        instruction(0x06, 0, 0, 0),
+    ];
+    Arc::new(Program::new(&instructions).unwrap())
+}
+
+/// All that can be seen of a pass.
+#[derive(Debug, PartialEq)]
+struct Outcome {
+    stats: Stats,
+    written: u64,
+    filtered_out: u64,
+    error: Option<(String, u64)>,
+    /// As a progress bar shows it.
+    read_frames: u64,
+    /// None where the output has ended the pass: how far a file has been read by then is nobody's business.
+    read_octets: Option<u64>,
+    output: Vec<u8>,
+}
+
+fn outcome(
+    table: Arc<FilterTable>,
+    options: &ReplayOptions,
+    threads: usize,
+    chunk_octets: usize,
+) -> Outcome {
+    let control = ReplayControl::default();
+    let options = ReplayOptions {
+        threads: NonZero::new(threads),
+        ..options.clone()
+    };
+    let division = Division {
+        chunk_octets,
+        least_octets: 0,
+    };
+    let report = pass(table, &options, &control, division).unwrap();
+    report.stats.check().unwrap();
+    assert!(!report.interrupted);
+    assert_eq!(report.threads, threads);
+    let is_output = report
+        .error
+        .as_ref()
+        .is_some_and(|error| Some(&error.path) == options.write.as_ref());
+    let mut stats = report.stats;
+    stats
+        .refused_copies
+        .sort_by_key(|refused| refused.criteria_id);
+    Outcome {
+        stats,
+        written: report.written,
+        filtered_out: report.filtered_out,
+        error: report
+            .error
+            .map(|error| (error.to_string(), error.offset_octets)),
+        read_frames: control.frames(),
+        read_octets: (!is_output).then(|| control.read_octets()),
+        output: match options.write.as_deref().map(Path::new) {
+            Some(path) if path.is_file() => fs::read(path).unwrap(),
+            _ => Vec::new(),
+        },
+    }
+}
+
+fn specials() -> impl Strategy<Value = Vec<Special>> {
+    let special = prop_oneof![
+        3 => Just(Special::Nothing),
+        1 => Just(Special::Packets),
+        1 => Just(Special::Idle),
+        1 => Just(Special::Total),
+        1 => Just(Special::Rate),
+    ];
+    prop::collection::vec(special, 0..5)
+}
+
+proptest! {
+    #[test]
+    fn any_number_of_threads_does_what_one_does(
+        files in prop::collection::vec((shapes(), packets(), damages()), 1..3),
+        specials in specials(),
+        chunk_octets in prop_oneof![1_usize..300, 300_usize..5000],
+        threads in 2_usize..5,
+        (is_filtered, looks_inside, is_pcapng) in any::<(bool, bool, bool)>(),
+    ) {
+        let folder = Folder::new();
+        let mut options = ReplayOptions {
+            write: Some(folder.path(if is_pcapng { "out.pcapng" } else { "out.pcap" })),
+            program: is_filtered.then(short_frames),
+            inner: if looks_inside { InnerTunnels::ALL } else { InnerTunnels::default() },
+            ..ReplayOptions::default()
+        };
+        for (number, (shape, packets, damage)) in files.iter().enumerate() {
+            let mut octets = file(*shape, packets);
+            damage.apply(&mut octets);
+            let path = folder.path(&format!("{number}.pcap"));
+            fs::write(&path, octets).unwrap();
+            options.files.push(path);
+        }
+        let of = |threads| outcome(table(&specials, 9), &options, threads, chunk_octets);
+        prop_assert_eq!(of(threads), of(1));
+    }
+}
+
+fn many(count: u32, octets: usize) -> Vec<Packet> {
+    let packet = |number: u32| Packet {
+        source: u8::try_from(1 + number % 3).unwrap(),
+        destination: 4,
+        port: 1,
+        later_ms: 1,
+        content: Content::Datagram { octets },
+    };
+    (0..count).map(packet).collect()
+}
+
+const PLAIN: Shape = Shape {
+    big_endian: false,
+    nanoseconds: false,
+    swapped: false,
+    is_ethernet: true,
+};
+
+#[test]
+fn an_output_that_is_full_ends_every_pass_at_the_same_frame() {
+    let folder = Folder::new();
+    let path = folder.path("in.pcap");
+    fs::write(&path, file(PLAIN, &many(3000, 1000))).unwrap();
+    let options = ReplayOptions {
+        files: vec![path],
+        write: Some("/dev/full".to_owned()),
+        ..ReplayOptions::default()
+    };
+    let specials = [Special::Nothing; 2];
+    let one = outcome(table(&specials, 9), &options, 1, 4096);
+    assert!(one.error.is_some() && one.stats.frames < 3000, "{one:?}");
+    assert_eq!(outcome(table(&specials, 9), &options, 3, 4096), one);
+}
+
+#[test]
+fn copies_leave_in_the_order_of_the_file() {
+    let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+    receiver
+        .set_read_timeout(Some(Duration::from_secs(5)))
+        .unwrap();
+    let port = receiver.local_addr().unwrap().port();
+    let folder = Folder::new();
+    let path = folder.path("in.pcap");
+    let mut packets = many(60, 0);
+    for (octets, packet) in packets.iter_mut().enumerate() {
+        packet.source = 2;
+        packet.content = match octets % 5 {
+            0 => Content::Fragment {
+                identification: 1,
+                is_first: octets == 30,
+            },
+            _ => Content::Datagram { octets },
+        };
+    }
+    fs::write(&path, file(PLAIN, &packets)).unwrap();
+    let options = ReplayOptions {
+        files: vec![path],
+        export: true,
+        ..ReplayOptions::default()
+    };
+    let received = |threads| {
+        let done = outcome(table(&[Special::Nothing; 2], port), &options, threads, 300);
+        let datagrams = (0..done.stats.copied).map(|_| {
+            let mut octets = [0; 2048];
+            let count = receiver.recv(&mut octets).unwrap();
+            octets[..count].to_vec()
+        });
+        datagrams.collect::<Vec<_>>()
+    };
+    let one = received(1);
+    assert_eq!(one.len(), 60);
+    assert_eq!(received(3), one);
+}
+
+#[test]
+fn a_pass_that_is_cancelled_ends_and_counts_what_it_has_written() {
+    let folder = Folder::new();
+    let path = folder.path("in.pcap");
+    fs::write(&path, file(PLAIN, &many(5000, 100))).unwrap();
+    let options = ReplayOptions {
+        files: vec![path],
+        write: Some(folder.path("out.pcap")),
+        threads: NonZero::new(3),
+        ..ReplayOptions::default()
+    };
+    let division = Division {
+        chunk_octets: 1000,
+        least_octets: 0,
+    };
+    for after_us in [0, 50, 500] {
+        let control = ReplayControl::default();
+        let report = thread::scope(|scope| {
+            scope.spawn(|| {
+                thread::sleep(Duration::from_micros(after_us));
+                control.cancel();
+            });
+            pass(table(&[Special::Nothing], 9), &options, &control, division).unwrap()
+        });
+        assert!(report.error.is_none());
+        assert_eq!(report.interrupted, report.stats.frames < 5000);
+        assert_eq!(control.frames(), report.stats.frames);
+        let mut written = CaptureReader::open(options.write.as_deref().unwrap()).unwrap();
+        let mut count = 0;
+        while written.next_frame().unwrap().is_some() {
+            count += 1;
+        }
+        assert_eq!(
+            (count, report.stats.matched),
+            (report.written, report.written)
+        );
+    }
+}
+
+#[test]
+fn what_cannot_be_divided_is_read_by_one_thread() {
+    let folder = Folder::new();
+    let octets = file(PLAIN, &many(100, 100));
+    let (pcap, gzip) = (folder.path("in.pcap"), folder.path("in.pcap.gz"));
+    fs::write(&pcap, &octets).unwrap();
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, &octets).unwrap();
+    fs::write(&gzip, encoder.finish().unwrap()).unwrap();
+    let threads = |path: &str, least_octets| {
+        let options = ReplayOptions {
+            files: vec![path.to_owned()],
+            threads: NonZero::new(2),
+            ..ReplayOptions::default()
+        };
+        let division = Division {
+            chunk_octets: 1000,
+            least_octets,
+        };
+        let control = ReplayControl::default();
+        let report = pass(table(&[], 9), &options, &control, division).unwrap();
+        assert_eq!(report.stats.frames, 100);
+        report.threads
+    };
+    assert_eq!(threads(&pcap, 0), 2);
+    assert_eq!(threads(&pcap, 1 << 20), 1);
+    assert_eq!(threads(&gzip, 0), 1);
+}
