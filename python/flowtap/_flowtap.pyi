@@ -417,10 +417,16 @@ class ReplayReport:
     def error_offset_octets(self) -> int | None: ...
     @property
     def interrupted(self) -> bool: ...
+    @property
+    def threads(self) -> int: ...
 
 @final
 class Replay:
-    """One pass over capture files: match, count, write matched frames, export copies."""
+    """One pass over capture files: match, count, write matched frames, export copies.
+
+    `threads` is the most that work on one file, None for as many as there are processors.
+    The outcome is the same.
+    """
 
     def __new__(
         cls,
@@ -432,6 +438,7 @@ class Replay:
         export: bool = False,
         bpf: BpfProgram | None = None,
         inner: Sequence[_Tunnel] = ...,
+        threads: int | None = None,
     ) -> Self: ...
     def run(self) -> ReplayReport: ...
     def cancel(self) -> None: ...

@@ -37,7 +37,12 @@ POLL_S = 0.1
     type=click.Choice(["gre", "vxlan", "gtpu", "ipip"]),
     help="Match inside these tunnels as well.",
 )
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True)
+@click.option(
+    "--threads",
+    type=click.IntRange(1),
+    metavar="N",
+    help="The most threads on one file; as many as there are processors.",
+)
 @click.option("--fail-on-drop", is_flag=True, help="Exit 5 when a copy was lost.")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
 @click.option("--quiet", is_flag=True, help="No progress, no report.")
@@ -49,7 +54,7 @@ def replay(
     write: str | None,
     export: bool,
     inner: tuple[Literal["gre", "vxlan", "gtpu", "ipip"], ...],
-    threads: int,
+    threads: int | None,
     fail_on_drop: bool,
     as_json: bool,
     quiet: bool,
@@ -58,8 +63,6 @@ def replay(
 
     Words behind the captures are a further frame filter in tcpdump's language.
     """
-    if threads != 1:
-        fail("--threads: only 1 is served by this version", Exit.USAGE)
     files, words = _files_and_words(captures, read)
     loaded = load_criteria(criteria_file)
     if export:
@@ -73,6 +76,7 @@ def replay(
             export=export,
             bpf=_program(words, files),
             inner=inner,
+            threads=threads,
         ),
         show_progress=sys.stderr.isatty() and not quiet and not as_json,
     )
@@ -149,6 +153,7 @@ def _summary(report: ReplayReport, loaded: LoadedCriteria) -> dict[str, Any]:
         "load_s": loaded.load_s,
         "compile_s": loaded.compile_s,
         "elapsed_s": report.elapsed_s,
+        "threads": report.threads,
         "exported": stats.exported,
         "dropped": stats.dropped,
         "interrupted": report.interrupted,
@@ -189,6 +194,7 @@ def _print(summary: dict[str, Any], write: str | None) -> None:
     if write is not None and write != "-":
         print(f"{summary['written']:,} frames written to {write}")
     rate = summary["frames"] / summary["elapsed_s"] if summary["elapsed_s"] else 0.0
-    print(f"{summary['elapsed_s']:.3f} s, {rate / 1e6:.2f} million frames a second")
+    threads = f", {summary['threads']} threads" if summary["threads"] > 1 else ""
+    print(f"{summary['elapsed_s']:.3f} s, {rate / 1e6:.2f} million frames a second{threads}")
     if summary["interrupted"]:
         say("interrupted: the figures are those of the part that was read")

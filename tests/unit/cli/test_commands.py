@@ -134,7 +134,7 @@ def test_wrong_criteria_name_the_line(
         (["replay", "/nowhere.pcap", "--criteria", "{criteria}"], 1),
         (["replay", PLAIN], 2),
         (["replay", PLAIN, "--criteria", "/nowhere"], 3),
-        (["replay", PLAIN, "--criteria", "{criteria}", "--threads", "4"], 2),
+        (["replay", PLAIN, "--criteria", "{criteria}", "--threads", "0"], 2),
         (["replay", PLAIN, "--criteria", "{criteria}", "-w", "/nowhere/out.pcap"], 1),
         (["replay", PLAIN, "--criteria", "{criteria}", "-w", "/dev/full"], 1),
         (["replay", "/etc", "--criteria", "{criteria}"], 1),
