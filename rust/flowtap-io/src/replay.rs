@@ -32,8 +32,8 @@ const FRAMES_PER_LOOK: u32 = 4096;
 const BATCH_RECORDS: usize = 1024;
 /// Octets of copies that are sent together.
 const BATCH_OCTETS: usize = 1 << 20;
-/// More threads are of no use: the octets of a file come through one memory. It also bounds what chunks take, which is at
-/// most half a mebibyte a thread.
+/// More threads are of no use: the octets of a file come through one memory. It also bounds that of chunks, which is half
+/// a mebibyte a thread, and three times that where every frame matches and is as short as can be.
 const MAXIMUM_THREADS: usize = 32;
 
 /// What a pass does.
@@ -56,17 +56,18 @@ pub struct ReplayOptions {
     pub threads: Option<NonZero<usize>>,
 }
 
-/// How files are divided among threads.
+/// How files are divided.
 #[derive(Clone, Copy)]
 struct Division {
     chunk_octets: usize,
-    /// Shorter files are read by one thread.
+    /// Shorter files are read from front to back, by one thread.
     least_octets: u64,
 }
 
 impl Default for Division {
     fn default() -> Self {
         Self {
+            // Small enough to stay in a core's second-level cache.
             chunk_octets: 256 << 10,
             least_octets: 1 << 20,
         }
@@ -219,12 +220,11 @@ impl Pass<'_> {
             chunk_octets,
             least_octets,
         } = self.division;
-        if self.threads > 1
-            && path != "-"
+        if path != "-"
             && let Some(screen) = self.engine.screen()
             && let Some(file) = ChunkedFile::open(path, chunk_octets, least_octets)
         {
-            let result = self.file_on_threads(&file, &screen, read_before);
+            let result = self.file_in_chunks(&file, &screen, read_before);
             self.output.first_interface = self.output.first_interface.saturating_add(1);
             return result;
         }

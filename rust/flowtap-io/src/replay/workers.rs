@@ -1,9 +1,10 @@
-//! Several threads on one file, with the outcome of one.
+//! Threads on one file in chunks, with the outcome of reading it from front to back.
 //!
 //! A thread claims the next chunk of the file, reads it, and when the chunk before it has been walked, walks it. What
 //! can be said of its frames by themselves it says without waiting for anybody. Then, in the order of the chunks, what is
 //! left goes through the one engine: frames that match, with the criteria that they match, and those that depend on
-//! others. So lifetimes, rates, fragments, accounts and output are those of one thread, whatever is in the file.
+//! others. So lifetimes, rates, fragments, accounts and output are the same for any number of threads, whatever is in the
+//! file.
 //!
 //! A thread has one chunk at a time, so that memory does not grow with the file.
 
@@ -20,7 +21,7 @@ use super::{Pass, ReplayControl};
 use crate::files::{CaptureError, Chunk, ChunkedFile, Walked, names};
 
 /// Slots that are remembered of the frames of one chunk; the engine finds those of further frames itself.
-const MAXIMUM_SLOTS: usize = 1 << 18;
+const MAXIMUM_SLOTS: usize = 1 << 16;
 
 /// Frames that nobody has to see again, between two others.
 #[derive(Clone, Copy, Default)]
@@ -220,8 +221,8 @@ impl Work<'_, '_> {
 }
 
 impl Pass<'_> {
-    /// Reads one file to its end on several threads; true if the pass was cancelled.
-    pub(super) fn file_on_threads(
+    /// Reads one file to its end in chunks; true if the pass was cancelled.
+    pub(super) fn file_in_chunks(
         &mut self,
         file: &ChunkedFile,
         screen: &Screen,
