@@ -267,20 +267,26 @@ impl Pass<'_> {
                 self.output.name_interfaces(interfaces, *named)?;
                 *named = interfaces.len();
             }
-            self.frames += 1;
-            if self
-                .program
-                .is_some_and(|program| program.run(frame.data, frame.original_length_octets) == 0)
-            {
-                self.filtered_out += 1;
-                continue;
-            }
-            self.process(&frame, None);
+            self.frame(&frame);
             if self.output.error.is_some() {
                 break;
             }
         }
         self.output.error.take().map_or(Ok(true), Err)
+    }
+
+    /// Takes the next frame.
+    #[inline]
+    fn frame(&mut self, frame: &Frame<'_>) {
+        self.frames += 1;
+        if self
+            .program
+            .is_some_and(|program| program.run(frame.data, frame.original_length_octets) == 0)
+        {
+            self.filtered_out += 1;
+        } else {
+            self.process(frame, None);
+        }
     }
 
     /// Gives a frame to the engine, with the slots that match where they are known.

@@ -45,6 +45,11 @@ impl Turn {
         is_this
     }
 
+    /// Whether it is the turn of `number` now.
+    pub(super) fn is_of(&self, number: u64) -> bool {
+        self.number.load(Ordering::Acquire) == number
+    }
+
     /// Ends the turn of `number`, unless there are no turns any more.
     pub(super) fn pass_on(&self, number: u64) {
         // Who sleeps has looked under the lock, or looks again.

@@ -105,8 +105,19 @@ impl Pass<'_> {
         }
     }
 
+    /// Takes a chunk of which nothing has been said.
+    fn take_whole(&mut self, file: &ChunkedFile, chunk: &Chunk) -> Result<(), CaptureError> {
+        for (_, frame) in file.frames(chunk) {
+            self.frame(&frame);
+            if let Some(error) = self.output.error.take() {
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
     /// Takes what is left of a chunk.
-    fn take(
+    fn take_sifted(
         &mut self,
         file: &ChunkedFile,
         chunk: &Chunk,
@@ -192,11 +203,15 @@ impl Work<'_, '_> {
             } else {
                 self.walk.close();
             }
-            sifted.sift(self.file, &chunk, &mut screen, self.program);
-            if !self.order.wait(number) {
-                break;
+            // Whose turn has come already saves what sifting costs.
+            let is_whole = self.order.is_of(number);
+            if !is_whole {
+                sifted.sift(self.file, &chunk, &mut screen, self.program);
+                if !self.order.wait(number) {
+                    break;
+                }
             }
-            if self.take(&chunk, &sifted, walked) {
+            if self.take(&chunk, (!is_whole).then_some(&sifted), walked) {
                 self.order.pass_on(number);
             } else {
                 self.close();
@@ -204,11 +219,14 @@ impl Work<'_, '_> {
         }
     }
 
-    /// Takes what is left of the chunk whose turn it is; whether there is more to come.
-    fn take(&self, chunk: &Chunk, sifted: &Sifted, walked: Walked) -> bool {
+    /// Takes the chunk whose turn it is, or what is left of it; whether there is more to come.
+    fn take(&self, chunk: &Chunk, sifted: Option<&Sifted>, walked: Walked) -> bool {
         let mut ordered = self.ordered.lock().unwrap_or_else(PoisonError::into_inner);
         ordered.read_octets = walked.offset_octets();
-        let taken = ordered.pass.take(self.file, chunk, sifted);
+        let taken = match sifted {
+            None => ordered.pass.take_whole(self.file, chunk),
+            Some(sifted) => ordered.pass.take_sifted(self.file, chunk, sifted),
+        };
         let read = self.read_before.saturating_add(ordered.read_octets);
         self.control.show(ordered.pass.frames, read);
         ordered.end = match (taken, walked) {
