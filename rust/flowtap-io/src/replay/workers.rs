@@ -287,3 +287,22 @@ impl Pass<'_> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_thread_that_panics_lets_nobody_wait() {
+        let (walk, order) = (Turn::default(), Turn::default());
+        thread::scope(|scope| {
+            let waits = scope.spawn(|| (walk.wait(1), order.wait(1)));
+            let panics = scope.spawn(|| {
+                let _alarm = Alarm(&walk, &order);
+                panic!("as a defect would");
+            });
+            assert!(panics.join().is_err());
+            assert_eq!(waits.join().unwrap(), (false, false));
+        });
+    }
+}
