@@ -82,7 +82,10 @@ impl Chunk {
     /// Reads until so many octets are there, or the file ends or fails.
     fn fill(&mut self, file: &File, needed: usize) {
         while self.filled < needed && !self.ended {
-            let (start, end) = (self.base.saturating_add(self.filled), self.base + needed);
+            let (start, end) = (
+                self.base.saturating_add(self.filled),
+                self.base.saturating_add(needed),
+            );
             let space = self.data.get_mut(start..end).unwrap_or_default();
             let position = self
                 .position
