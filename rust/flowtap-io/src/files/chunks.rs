@@ -71,12 +71,15 @@ impl Walked {
 }
 
 impl Chunk {
-    fn unread(&self, at: usize) -> &[u8] {
-        let whole = self.base..self.base.saturating_add(self.filled);
+    /// The octets that are there.
+    fn there(&self) -> &[u8] {
         self.data
-            .get(whole)
-            .and_then(|whole| whole.get(at..))
+            .get(self.base..self.base.saturating_add(self.filled))
             .unwrap_or_default()
+    }
+
+    fn unread(&self, at: usize) -> &[u8] {
+        self.there().get(at..).unwrap_or_default()
     }
 
     /// Reads until so many octets are there, or the file ends or fails.
@@ -173,51 +176,63 @@ impl ChunkedFile {
         let mut at = usize::try_from(first.saturating_sub(chunk.position)).unwrap_or(usize::MAX);
         let begins = chunk.position;
         let offset = |at| begins.saturating_add(u64::try_from(at).unwrap_or(u64::MAX));
-        while at < self.chunk_octets {
-            let octets = match self.layout.record_octets(chunk.unread(at)) {
-                Some(octets) => octets,
-                None => match self.read_record(chunk, at) {
-                    Ok(Some(octets)) => octets,
-                    Ok(None) => return Walked::End(offset(at)),
-                    Err(step) => return Walked::Damaged(error(&self.path, offset(at), step)),
-                },
-            };
-            chunk.records.push(u32::try_from(at).unwrap_or(u32::MAX));
-            at = at.saturating_add(octets);
-        }
-        Walked::On(offset(at))
+        let mut records = std::mem::take(&mut chunk.records);
+        let walked = loop {
+            let there = chunk.there();
+            while at < self.chunk_octets
+                && let Some(octets) = there
+                    .get(at..)
+                    .and_then(|unread| self.layout.record_octets(unread))
+            {
+                records.push(u32::try_from(at).unwrap_or(u32::MAX));
+                at = at.saturating_add(octets);
+            }
+            if at >= self.chunk_octets {
+                break Walked::On(offset(at));
+            }
+            match self.read_record(chunk, at) {
+                Ok(true) => {}
+                Ok(false) => break Walked::End(offset(at)),
+                Err(step) => break Walked::Damaged(error(&self.path, offset(at), step)),
+            }
+        };
+        chunk.records = records;
+        walked
     }
 
-    /// Reads the rest of a record that is not all in the chunk; how many octets it has, None at a proper end of the file.
+    /// Reads the rest of a record that is not all in the chunk; false at a proper end of the file.
     #[cold]
-    fn read_record(&self, chunk: &mut Chunk, at: usize) -> Result<Option<usize>, Step> {
+    fn read_record(&self, chunk: &mut Chunk, at: usize) -> Result<bool, Step> {
         chunk.fill(&self.file, at.saturating_add(RECORD_HEADER_OCTETS));
         let needed = self.layout.needed_octets(chunk.unread(at))?;
         chunk.fill(&self.file, at.saturating_add(needed));
-        let octets = self.layout.record_octets(chunk.unread(at));
-        match (octets, chunk.failure.take()) {
-            (Some(octets), _) => Ok(Some(octets)),
-            (None, Some(failure)) => Err(Step::Input(InputError::Io(failure))),
-            (None, None) => self.layout.cut_off(chunk.unread(at)).map_or(Ok(None), Err),
+        if self.layout.record_octets(chunk.unread(at)).is_some() {
+            return Ok(true);
+        }
+        match chunk.failure.take() {
+            Some(failure) => Err(Step::Input(InputError::Io(failure))),
+            None => self.layout.cut_off(chunk.unread(at)).map_or(Ok(false), Err),
         }
     }
 
     /// The frames of the records that a walk has found.
     pub(crate) fn frames<'a>(&'a self, chunk: &'a Chunk) -> impl Iterator<Item = (u32, Frame<'a>)> {
+        let there = chunk.there();
         chunk
             .records
             .iter()
-            .filter_map(|&record| Some((record, self.frame(chunk, record)?)))
+            .filter_map(move |&record| Some((record, self.frame_at(there, record)?)))
     }
 
     /// The frame of one of these records.
-    #[inline]
     pub(crate) fn frame<'a>(&self, chunk: &'a Chunk, record: u32) -> Option<Frame<'a>> {
+        self.frame_at(chunk.there(), record)
+    }
+
+    #[inline]
+    fn frame_at<'a>(&self, there: &'a [u8], record: u32) -> Option<Frame<'a>> {
         let at = usize::try_from(record).ok()?;
-        let located = self
-            .layout
-            .located(chunk.unread(at), chunk.base.saturating_add(at))?;
-        Some(located.frame(&chunk.data))
+        Some(self.layout.located(there.get(at..)?, at)?.frame(there))
     }
 }
 
