@@ -36,7 +36,7 @@ RULE_PACKETS = 500_000
 SINGLE_REPLAY = """
 from flowtap import Replay
 from flowtap.cli.criteria import load_criteria
-Replay([sys.argv[1]], load_criteria(sys.argv[2]).table, write="/dev/null").run()
+Replay([sys.argv[1]], load_criteria(sys.argv[2]).table, write="/dev/null", threads=1).run()
 """
 MANY = "100,000 hosts"
 INSTRUCTIONS = re.compile(r"Collected : (\d+)")

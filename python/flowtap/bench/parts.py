@@ -7,6 +7,7 @@ second.
 from __future__ import annotations
 
 import math
+import os
 import socket
 import tempfile
 import time
@@ -205,14 +206,14 @@ def replay(settings: Settings, stack: ExitStack) -> list[Case]:
     cases = []
     for hosts in settings.hosts:
         table = FilterTable.compile(settings.plan(hosts, 0).criteria())
+        for threads in dict.fromkeys((1, len(os.sched_getaffinity(0)))):
 
-        def begin(table: FilterTable = table) -> Replay:
-            return Replay([str(capture)], table, write="/dev/null")
+            def begin(table: FilterTable = table, threads: int = threads) -> Replay:
+                return Replay([str(capture)], table, write="/dev/null", threads=threads)
 
-        run = _replay(begin, _Expected(settings.match_share, settings.packets))
-        cases.append(
-            Case("replay", "file to /dev/null", hosts, settings.match_share, settings.length_octets, run)
-        )
+            run = _replay(begin, _Expected(settings.match_share, settings.packets))
+            what = f"file to /dev/null, {threads} thread{'s' * (threads > 1)}"
+            cases.append(Case("replay", what, hosts, settings.match_share, settings.length_octets, run))
     return cases
 
 

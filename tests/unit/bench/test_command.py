@@ -47,7 +47,8 @@ def test_every_part(capsys: pytest.CaptureFixture[str]) -> None:
         assert len(each["rounds_pps"]) == 2
         assert 0 < each["least_pps"] <= each["median_pps"] <= each["most_pps"]
     cases = [(each["part"], each["hosts"], each["match_share"], each["length_octets"]) for each in figures]
-    assert cases == [
+    # Where there are several processors, a file is read by one thread and by as many threads.
+    assert list(dict.fromkeys(cases)) == [
         ("decode", 0, 0, None),
         ("match", 1, 0, None),
         ("match", 50, 0, None),
