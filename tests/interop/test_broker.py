@@ -150,3 +150,13 @@ def test_requests_that_are_none_end_the_broker() -> None:
         assert ours.recv(100) == b"no the configuration names no such interface\n"
         ours.sendall(b"x" * 300)
         assert process.wait(timeout=10) == 1
+
+
+def test_a_daemon_that_is_killed_while_its_broker_starts() -> None:
+    """Nobody is there any more when it has to say that it is ready."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        ours.close()
+        words = [sys.executable, "-m", "flowtap.service.broker_process", str(theirs.fileno())]
+        done = subprocess.run(words, pass_fds=[theirs.fileno()], capture_output=True, check=False, timeout=20)
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -21,7 +21,11 @@ def main(descriptor: int, interfaces: list[str]) -> None:
     os.chdir("/")
     keep_rights(KEPT)
     with socket.socket(fileno=descriptor) as connection:
-        connection.sendall(f"ready {' '.join(rights_held())}\n".encode())
+        try:
+            connection.sendall(f"ready {' '.join(rights_held())}\n".encode())
+        except BrokenPipeError:
+            # The daemon has ended already.
+            return
         serve_broker(descriptor, interfaces)
 
 
