@@ -138,6 +138,8 @@ def _listen(path: Path) -> socket.socket:
             listening.bind(str(path))
         finally:
             os.umask(before)
+        # Who finds the socket may ask at once; answers come when the daemon runs.
+        listening.listen()
     except OSError as error:
         listening.close()
         reason = error.strerror or str(error)
