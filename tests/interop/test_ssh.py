@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import shutil
 import signal
+import socket
+import sqlite3
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -17,7 +21,9 @@ from flowtap.cli.local import ask
 from flowtap.cli.main import run
 from flowtap.dtcp import ListRequest, NoopRequest
 from flowtap.dtcp.render import render_request, sign
+from flowtap.dtcp.reply import parse_reply
 from flowtap.mediation import TaskingError
+from flowtap.service.auditlog import read_audit_log
 
 pytestmark = pytest.mark.interop
 
@@ -207,6 +213,56 @@ def test_a_restart_goes_on_with_what_ran_and_says_so(tmp_path: Path) -> None:
         asyncio.run(add_again())
     finally:
         end(second)
+
+
+@pytest.mark.ledger("T-002")
+def test_without_a_journal_a_restart_ends_everything_and_says_so(tmp_path: Path) -> None:
+    """As the draft has it: nothing is kept, and every control source that had criteria is told [DTCP §5.18]."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as ear:
+        ear.bind(("127.0.0.1", 0))
+        ear.settimeout(10)
+        write_configuration(tmp_path, FOR_EVER, "[store]\njournal = false\n")
+        path = tmp_path / "flowtap.toml"
+        target = f'[control_source.md]\nnotification_targets = ["127.0.0.1:{ear.getsockname()[1]}"]\n'
+        path.write_text(path.read_text().replace("[control_source.md]\n", target))
+        first = start(tmp_path)
+
+        async def add() -> None:
+            async with first.client() as client:
+                for seq in ("1", "2"):
+                    assert (await client.request_written(ADD.format(at=10, port=9), seq)).code == 200
+
+        asyncio.run(add())
+        first.process.kill()
+        first.process.wait()
+        second = start(tmp_path)
+        try:
+            told = parse_reply(ear.recv(65_536), KEY)
+            assert (told.code, told.seq) == (599, None)
+            info = told.value("Alert-Info") or ""
+            assert info.startswith("restarted; 0 of 2 criteria restored; not copying ")
+            assert ask(tmp_path / "flowtap.sock", "intercepts")["intercepts"] == []
+            assert ask(tmp_path / "flowtap.sock", "stats")["criteria"] == []
+
+            async def add_again() -> None:
+                async with second.client() as client:
+                    assert (await client.request(ListRequest(V7, "md", "1"))).entries == ()
+                    # The ids of what has ended are not given again.
+                    reply = await client.request_written(ADD.format(at=1, port=9), "2")
+                    assert reply.value("criteria-id") == "3"
+
+            asyncio.run(add_again())
+        finally:
+            end(second)
+    events = [
+        (record["event"], record["criteria_id"])
+        for row in read_audit_log(tmp_path / "flowtap.db")
+        if (record := json.loads(row.text))["event"] in {"start", "stop"}
+    ]
+    assert events == [("start", 1), ("start", 2), ("stop", 1), ("stop", 2), ("start", 3)]
+    # Nothing that names the subject lies in the journal's own table.
+    with closing(sqlite3.connect(tmp_path / "flowtap.db")) as database:
+        assert database.execute("SELECT count(content) FROM intercepts").fetchone() == (0,)
 
 
 def test_the_command_line_client(tap: Tap, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
