@@ -21,6 +21,8 @@ from flowtap.dtcp.authentication import digest
 
 pytestmark = pytest.mark.interop
 
+INTERFACES = Path(__file__).parents[1] / "captures" / "interfaces.pcapng"
+
 
 @pytest.fixture
 def tap(tmp_path: Path) -> Iterator[Tap]:
@@ -203,6 +205,95 @@ def test_one_channel_for_many_requests_with_one_number(tap: Tap) -> None:
     for at in range(1, 6):
         channel.send(signed([*tap_add(at), "Seq: 1"]))
         assert re.search(rf"DTCP/0\.7 200 OK\r\nSEQ: 1\r\nCRITERIA-ID: {at}\r\n", channel.recv(2048).decode())
+    transport.close()
+
+
+# --- the same with interfaces, routing instances and circuits --------------------------------------------------------
+
+LINE_CARD = "ge-1/3/5"
+UNITS = range(8)
+ROUTER = f"""files = ["{INTERFACES}"]
+pace = 500
+loop = true
+interfaces = ["access", {", ".join(f'"access.{unit}"' for unit in UNITS[1:])}, "core"]
+[element.interface_names]
+"{LINE_CARD}" = "access"
+[element.vrf."{LINE_CARD}_1"]
+interfaces = ["access"]
+[element.vrf."{LINE_CARD}_2"]
+interfaces = ["access.1"]
+"""
+
+
+@pytest.fixture
+def router(tmp_path: Path) -> Iterator[Tap]:
+    """A replay of what two of a router's interfaces have seen."""
+    write_configuration(tmp_path, ROUTER)
+    running = start(tmp_path)
+    yield running
+    end(running)
+    assert running.process.returncode == 0
+    assert "Traceback" not in running.log
+
+
+def everybody(*extra: str, version: str = "0.8") -> list[str]:
+    """The wildcards that it writes where no address is asked for."""
+    return [line.replace("192.0.2.0", "*").replace("17", "*") for line in tap_add(0, *extra, version=version)]
+
+
+def test_eight_interfaces_in_one_request_and_an_instance_each_in_others(router: Tap) -> None:
+    eight = ",".join(f"{LINE_CARD}.{unit}" for unit in UNITS)
+    transport = connected(router)
+    channel = transport.open_session()
+    channel.invoke_subsystem("flow-tap-dtcp")
+
+    def ask(lines: list[str]) -> tuple[int, str]:
+        channel.send(signed([*lines, "Seq: 1"]))
+        reply = channel.recv(2048).decode()
+        found = re.match(r"DTCP/\d.\d\s(\d+)\s(.*)", reply)
+        assert found, reply
+        return int(found[1]), reply
+
+    accepted = [
+        everybody(f"X-JTap-Input-Interface: {eight}"),
+        everybody(f"X-JTap-Output-Interface: {eight}"),
+        everybody(f"X-JTap-VRF-Name: {LINE_CARD}_1"),
+        everybody(f"X-JTap-VRF-Name: {LINE_CARD}_2"),
+        everybody(f"X-JTap-Input-Interface: {LINE_CARD}.0", "X-JTap-IP-Version: ipv6"),
+        # Layer-2 filters have no addresses at all.
+        tap_add(
+            0, f"X-JTap-Input-Interface: {LINE_CARD}.0", "X-Jtap-Filter-Family: ccc", version="0.8", l3=False
+        ),
+    ]
+    for at, lines in enumerate(accepted, start=1):
+        code, reply = ask(lines)
+        assert (code, f"CRITERIA-ID: {at}\r\n" in reply) == (200, True), reply
+    refused = [
+        (everybody(f"X-JTap-Input-Interface: {eight},{LINE_CARD}.8"), 901),
+        (everybody(f"X-JTap-Input-Interface: {LINE_CARD}.8"), 901),
+        (everybody(f"X-JTap-VRF-Name: {LINE_CARD}_9"), 901),
+        (
+            everybody(f"X-JTap-VRF-Name: {LINE_CARD}_1", f"X-JTap-Input-Interface: {LINE_CARD}.0"),
+            432,
+        ),
+    ]
+    assert [ask(lines)[0] for lines, _ in refused] == [code for _, code in refused]
+
+    def counted() -> list[int]:
+        channel.send(signed(["LIST DTCP/0.8", "Csource-ID: md", "Flags: BOTH", "Seq: 1"]))
+        reply = channel.recv(490 << 10).decode()
+        return [int(each) for each in re.findall(r"MATCHING-PACKETS: (\d+)", reply)]
+
+    deadline = time.monotonic() + 15
+    wanted = [True, False, True, False, True, True]
+    while [count > 0 for count in counted()] != wanted:
+        assert time.monotonic() < deadline, counted()
+        time.sleep(0.2)
+    channel.send(signed(["LIST DTCP/0.8", "Csource-ID: md", "Flags: Criteria", "Seq: 1"]))
+    listed = channel.recv(490 << 10).decode()
+    assert f"X-JTAP-INPUT-INTERFACE: {eight}\r\n" in listed
+    assert f"X-JTAP-VRF-NAME: {LINE_CARD}_2\r\n" in listed
+    assert "X-JTAP-FILTER-FAMILY: ccc\r\n" in listed
     transport.close()
 
 
