@@ -254,6 +254,9 @@ def test_eight_interfaces_in_one_request_and_an_instance_each_in_others(router: 
         assert found, reply
         return int(found[1]), reply
 
+    circuit = tap_add(
+        0, f"X-JTap-Output-Interface: {LINE_CARD}.0", "X-Jtap-Filter-Family: ccc", version="0.8", l3=False
+    )
     accepted = [
         everybody(f"X-JTap-Input-Interface: {eight}"),
         everybody(f"X-JTap-Output-Interface: {eight}"),
@@ -264,11 +267,14 @@ def test_eight_interfaces_in_one_request_and_an_instance_each_in_others(router: 
         tap_add(
             0, f"X-JTap-Input-Interface: {LINE_CARD}.0", "X-Jtap-Filter-Family: ccc", version="0.8", l3=False
         ),
+        [*circuit[:3], "Protocol: *", *circuit[3:]],
     ]
     for at, lines in enumerate(accepted, start=1):
         code, reply = ask(lines)
         assert (code, f"CRITERIA-ID: {at}\r\n" in reply) == (200, True), reply
     refused = [
+        # A protocol is one of layer 3; without it the criterion would be wider than was asked for.
+        ([*circuit[:3], "Protocol: 17", *circuit[3:]], 400),
         (everybody(f"X-JTap-Input-Interface: {eight},{LINE_CARD}.8"), 901),
         (everybody(f"X-JTap-Input-Interface: {LINE_CARD}.8"), 901),
         (everybody(f"X-JTap-VRF-Name: {LINE_CARD}_9"), 901),
@@ -285,7 +291,7 @@ def test_eight_interfaces_in_one_request_and_an_instance_each_in_others(router: 
         return [int(each) for each in re.findall(r"MATCHING-PACKETS: (\d+)", reply)]
 
     deadline = time.monotonic() + 15
-    wanted = [True, False, True, False, True, True]
+    wanted = [True, False, True, False, True, True, False]
     while [count > 0 for count in counted()] != wanted:
         assert time.monotonic() < deadline, counted()
         time.sleep(0.2)
