@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FIRST_HASH", "AuditRecord", "AuditRow", "ChainError", "chain_hash", "verify"]
 
+_ENCODE: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode
 FIRST_HASH: Final = "0" * 64
 """What the first record carries as the hash before it."""
 
@@ -47,7 +48,7 @@ class AuditRecord:
             "criteria_id": self.criteria_id,
             "detail": [list(pair) for pair in self.detail],
         }
-        return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+        return _ENCODE(values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import json
 from dataclasses import dataclass, fields, replace
 from datetime import datetime
 from ipaddress import ip_address
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from flowtap.control import lifetime
 from flowtap.control.authorize import Refused, standing
@@ -26,6 +26,17 @@ if TYPE_CHECKING:
 __all__ = ["JournalError", "JournalRow", "Restoration", "Usage", "from_text", "restore", "to_text"]
 
 _FORMAT = 1
+_ENCODE: Final = json.JSONEncoder(sort_keys=True, separators=(",", ":")).encode
+
+
+def _names(kind: type[Intercept | FilterText | Scope | Timeouts]) -> tuple[str, ...]:
+    return tuple(each.name for each in fields(kind))
+
+
+_INTERCEPT: Final = _names(Intercept)
+_FILTER: Final = _names(FilterText)
+_SCOPE: Final = _names(Scope)
+_TIMEOUTS: Final = _names(Timeouts)
 
 
 class JournalError(Exception):
@@ -84,23 +95,23 @@ class Restoration:
 def to_text(intercept: Intercept) -> str:
     """An intercept as one line."""
     values: dict[str, Any] = {
-        **{each.name: getattr(intercept, each.name) for each in fields(intercept)},
+        **{name: getattr(intercept, name) for name in _INTERCEPT},
         "format": _FORMAT,
         "csource_address": str(intercept.csource_address),
         "deliveries": [
             [str(each.address), each.port, str(each.source_address), each.source_port, each.ttl]
             for each in intercept.deliveries
         ],
-        "filter": {each.name: getattr(intercept.filter, each.name) for each in fields(FilterText)},
-        "scope": {each.name: getattr(intercept.scope, each.name) for each in fields(Scope)},
-        "timeouts": [getattr(intercept.timeouts, each.name) for each in fields(Timeouts)],
+        "filter": {name: getattr(intercept.filter, name) for name in _FILTER},
+        "scope": {name: getattr(intercept.scope, name) for name in _SCOPE},
+        "timeouts": [getattr(intercept.timeouts, name) for name in _TIMEOUTS],
         "extensions": [[each.name, each.value] for each in intercept.extensions],
         "added": intercept.added.isoformat(),
         "last_refresh": intercept.last_refresh.isoformat(),
         "carried": [intercept.carried.packets, intercept.carried.octets],
         "state": intercept.state.value,
     }
-    return json.dumps(values, sort_keys=True, separators=(",", ":"))
+    return _ENCODE(values)
 
 
 def from_text(text: str) -> Intercept:

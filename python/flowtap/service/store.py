@@ -46,10 +46,12 @@ _PAGE_ROWS: Final = 1_000
 _BUSY_S: Final = 1.0
 
 _METADATA = sql.MetaData()
+# SQLite keeps rows in the order of such a key; any other one is an index of its own: one more page to write.
+_NUMBER: Final = sql.BigInteger().with_variant(sql.Integer(), "sqlite")
 _INTERCEPTS = sql.Table(
     "intercepts",
     _METADATA,
-    sql.Column("criteria_id", sql.BigInteger, primary_key=True, autoincrement=False),
+    sql.Column("criteria_id", _NUMBER, primary_key=True, autoincrement=False),
     sql.Column("csource_id", sql.String, nullable=False),
     sql.Column("login", sql.String, nullable=False),
     # A JSON list: an escaped comma may be part of a name.
@@ -69,7 +71,7 @@ _ADDED_IN_2: Final = ("content", "boot_id", "written", "written_ns")
 _AUDIT = sql.Table(
     "audit",
     _METADATA,
-    sql.Column("number", sql.BigInteger, primary_key=True, autoincrement=False),
+    sql.Column("number", _NUMBER, primary_key=True, autoincrement=False),
     sql.Column("text", sql.String, nullable=False),
     sql.Column("hash", sql.String(64), nullable=False),
 )
@@ -81,11 +83,18 @@ _SEQUENCES = sql.Table(
     sql.Column("highest", sql.String(20), nullable=False),
 )
 
-_START = _INTERCEPTS.insert()
+_START = _INTERCEPTS.insert().values(
+    {
+        name: sql.bindparam(name)
+        for name in ("criteria_id", "csource_id", "login", "cdest_ids", "is_static", "added", *_ADDED_IN_2)
+    }
+)
 _NUMBERED = _INTERCEPTS.update().where(_INTERCEPTS.c.criteria_id == sql.bindparam("number"))
 _UPDATE = _NUMBERED.values({name: sql.bindparam(name) for name in _ADDED_IN_2})
 # What it was for is in the audit log; the journal keeps no more than it needs.
-_END = _NUMBERED.values(ended=sql.bindparam("when"), reason=sql.bindparam("why"), content=None)
+_END = _NUMBERED.values(ended=sql.bindparam("when"), reason=sql.bindparam("why"), content=sql.null())
+_RECORD = _AUDIT.insert().values({name: sql.bindparam(name) for name in ("number", "text", "hash")})
+_STATEMENTS: Final = (_START, _UPDATE, _END, _RECORD)
 
 
 class StoreError(FlowtapError, PortError):
@@ -95,9 +104,10 @@ class StoreError(FlowtapError, PortError):
 class _SqlTransaction:
     """Changes of one transaction; rows of a kind are written together when it ends."""
 
-    def __init__(self, connection: sql.Connection, store: SqlStore) -> None:
+    def __init__(self, connection: sql.Connection, store: SqlStore, last: tuple[int, str] | None) -> None:
         self._connection = connection
         self._store = store
+        self._last = last
         self._starts: list[dict[str, Any]] = []
         self._updates: list[dict[str, Any]] = []
         self._ends: list[dict[str, Any]] = []
@@ -148,18 +158,18 @@ class _SqlTransaction:
         """
         for statement, rows in ((_START, self._starts), (_UPDATE, self._updates), (_END, self._ends)):
             if rows:
-                self._connection.execute(statement, rows)
+                self._store.execute(self._connection, statement, rows)
         return self._write_records() if self._records else None
 
     def _write_records(self) -> tuple[int, str]:
-        number, last_hash = self._store.last_record(self._connection)
+        number, last_hash = self._last or self._store.last_record(self._connection)
         rows = []
         for record in self._records:
             text = record.canonical()
             number += 1
             last_hash = chain_hash(last_hash, number, text)
             rows.append({"number": number, "text": text, "hash": last_hash})
-        self._connection.execute(_AUDIT.insert(), rows)
+        self._store.execute(self._connection, _RECORD, rows)
         return number, last_hash
 
 
@@ -184,12 +194,16 @@ class SqlStore:
         self._boot_id = clock.boot_id()
         self._lock: int | None = None
         self._marks: EndMarks | None = None
+        self._last_record: tuple[int, str] | None = None
         self._engine = sql.create_engine(
             sql.URL.create("sqlite", database=str(path)),
             poolclass=sql.pool.StaticPool,
             connect_args={"check_same_thread": False, "timeout": _BUSY_S},
         )
         sql.event.listen(self._engine, "connect", _configure)
+        # Compiled once: to look a statement up in SQLAlchemy's cache costs more than to carry it out.
+        compiled = [(each, each.compile(dialect=self._engine.dialect)) for each in _STATEMENTS]
+        self._compiled = {each: (str(text), text.positiontup) for each, text in compiled}
         try:
             self._prepare(path)
         except SQLAlchemyError:
@@ -236,10 +250,13 @@ class SqlStore:
         Raises:
             StoreError: They could not be written; none of them is.
         """
+        known, self._last_record = self._last_record, None
         with _database_errors(), self._engine.begin() as connection:
-            transaction = _SqlTransaction(connection, self)
+            transaction = _SqlTransaction(connection, self, known)
             yield transaction
             last = transaction.write()
+        # After a failure, whose effect is not known, it is read again.
+        self._last_record = last or known
         if self._marks is not None and transaction.ended & self._marks.ids:
             self._marks.keep(self._marks.ids - transaction.ended)
         if last is not None:
@@ -264,6 +281,14 @@ class SqlStore:
         except OSError as error:
             # The record itself is durable; who keeps the anchors sees that one is missing.
             _LOG.warning("audit.anchor_file was not written: %s", error.strerror)
+
+    def execute(
+        self, connection: sql.Connection, statement: sql.Insert | sql.Update, rows: list[dict[str, Any]]
+    ) -> None:
+        """Carries out one of the statements that were compiled before, for every row."""
+        text, names = self._compiled[statement]
+        parameters = rows if names is None else [tuple(row[name] for name in names) for row in rows]
+        connection.exec_driver_sql(text, parameters)
 
     def content(self, intercept: Intercept, now: Now) -> dict[str, Any]:
         """What the journal keeps of an intercept."""
