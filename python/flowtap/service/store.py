@@ -44,6 +44,10 @@ _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _SYNCHRONOUS_FULL: Final = 2
 _PAGE_ROWS: Final = 1_000
 _BUSY_S: Final = 1.0
+_LOG_OCTETS: Final = 5 << 20
+"""SQLite's write-ahead log before it begins anew: 1,000 pages, and those of the transaction that ends it."""
+_ROOM: Final = 16
+"""A file system that has less room than so many write-ahead logs keeps it."""
 
 _METADATA = sql.MetaData()
 # SQLite keeps rows in the order of such a key; any other one is an index of its own: one more page to write.
@@ -242,6 +246,7 @@ class SqlStore:
                 _upgrade(connection)
             _METADATA.create_all(connection)
             connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        _lengthen(path.with_name(f"{path.name}-wal"))
 
     @contextmanager
     def transaction(self) -> Iterator[_SqlTransaction]:
@@ -408,6 +413,27 @@ def _make(path: Path) -> None:
             raise _unusable(path, "cannot be opened: is no regular file") from None
     except OSError as error:
         raise _unusable(path, f"cannot be opened: {error.strerror}") from None
+
+
+def _lengthen(log: Path) -> None:
+    """Lets the write-ahead log have all its blocks from the beginning, with zeros, which SQLite passes over.
+
+    What is written in place is durable soon; a file that grows must wait for the file system's own journal.
+    """
+    try:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CLOEXEC)
+    except OSError as error:
+        _LOG.debug("the write-ahead log grows as it is needed: %s", error.strerror)
+        return
+    try:
+        octets, room = os.fstat(descriptor).st_size, os.fstatvfs(descriptor)
+        if octets < _LOG_OCTETS and room.f_bavail * room.f_frsize > _ROOM * _LOG_OCTETS:
+            os.pwrite(descriptor, bytes(_LOG_OCTETS - octets), octets)
+            os.fsync(descriptor)
+    except OSError as error:
+        _LOG.debug("the write-ahead log grows as it is needed: %s", error.strerror)
+    finally:
+        os.close(descriptor)
 
 
 def _lock(path: Path) -> int:

@@ -217,3 +217,32 @@ def test_every_transaction_leaves_an_anchor(tmp_path: Path, caplog: pytest.LogCa
     assert "audit.anchor_file was not written" in caplog.text
     assert verify(store.audit_rows()) == 3
     store.close()
+
+
+def test_the_write_ahead_log_does_not_grow(tmp_path: Path) -> None:
+    """A killed run leaves it long, with records in it; the next one finds them, and goes on."""
+    path, log = tmp_path / "s.db", tmp_path / "s.db-wal"
+    for attempt in (1, 2):
+        with subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE) as child:
+            assert child.stdout is not None
+            numbers = [int(child.stdout.readline()) for _ in range(40)]
+            length = log.stat().st_size
+            child.kill()
+        assert length == 5 << 20
+        assert log.stat().st_size == length
+        store = SqlStore(path)
+        assert store.last_criteria_id() >= max(numbers) > 25 * attempt
+        verify(store.audit_rows())
+        store.close()
+        assert not log.exists()
+
+
+def test_a_log_that_is_longer_stays_as_it_is(tmp_path: Path) -> None:
+    store = SqlStore(tmp_path / "s.db")
+    for number in range(60):
+        with store.transaction() as transaction:
+            transaction.audit(AuditRecord(NOW, "start", "md", "md", number, (("text", "x" * 200_000),)))
+    length = (tmp_path / "s.db-wal").stat().st_size
+    assert length >= 5 << 20
+    assert verify(store.audit_rows()) == 60
+    store.close()
