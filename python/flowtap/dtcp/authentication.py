@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from dataclasses import dataclass, field
 
@@ -12,6 +11,7 @@ PARAMETER = "Authentication-Info"
 """Name of the parameter that carries the digest; always the last one."""
 
 _PREFIX = PARAMETER.lower().encode() + b":"
+_LINE = b"\n" + _PREFIX
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ def digest(text: bytes, key: Key) -> str:
         text: Every octet from the start line to the line end before the digest's line.
         key: The shared secret.
     """
-    return hmac.new(key.octets, text, hashlib.sha1).hexdigest()
+    return hmac.digest(key.octets, text, "sha1").hex()
 
 
 def split(message: bytes) -> tuple[bytes, str | None]:
@@ -42,12 +42,12 @@ def split(message: bytes) -> tuple[bytes, str | None]:
     Returns:
         The text and the digest as written; None where no line carries one.
     """
-    start = 0
-    for line in message.split(b"\n"):
-        if line.lower().startswith(_PREFIX):
-            return message[:start], line[len(_PREFIX) :].strip().decode("ascii", "replace")
-        start += len(line) + 1
-    return message, None
+    # An empty line in front: the digest's line may be the first one.
+    start = b"\n".join((b"", message.lower())).find(_LINE)
+    if start < 0:
+        return message, None
+    line, _, _ = message[start:].partition(b"\n")
+    return message[:start], line[len(_PREFIX) :].strip().decode("ascii", "replace")
 
 
 def authenticate(text: bytes, given: str, key: Key) -> bool:

@@ -7,6 +7,7 @@ may be served at all is decided elsewhere.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, Literal
 
 from flowtap.dtcp import grammar
@@ -101,6 +102,9 @@ _SUBSCRIBER: Final = frozenset(
         *("x-interface-id", "x-username", "x-act-sess-id", "x-ip-addr", "x-call-sta-id", "x-nas-port-id"),
         *("x-rm-circuit-id", "x-logical-system", "x-router-instance"),
     }
+)
+_DELIVERY: Final = tuple(
+    f"x-jtap-cdest-{name}" for name in ("dest-address", "dest-port", "source-address", "source-port", "ttl")
 )
 _INTERFACES_MAX: Final = 8
 """Interfaces of one parameter [DTCP App. B]."""
@@ -454,7 +458,7 @@ def _family_mark(element: str) -> str | None:
 
 
 def _known(*parameters: Parameter | None) -> tuple[Parameter, ...]:
-    return tuple(given for given in parameters if given is not None)
+    return tuple([given for given in parameters if given is not None])
 
 
 def priority(given: Mapping[str, Parameter]) -> int:
@@ -508,38 +512,42 @@ def _parse_add(
 def _deliveries(given: Mapping[str, Parameter], cdest_ids: tuple[str, ...]) -> tuple[Delivery, ...]:
     """Reads the vendor's delivery parameters [DTCP App. B]; none given means a configured destination."""
     _refuse_subscribers(given)
-    names = {
-        name: given.get(f"x-jtap-cdest-{name}")
-        for name in ("dest-address", "dest-port", "source-address", "source-port", "ttl")
-    }
-    if not any(names.values()):
+    named = [given.get(name) for name in _DELIVERY]
+    if not any(named):
         return ()
-    address_parameter, port_parameter = names["dest-address"], names["dest-port"]
-    source_parameter, source_port_parameter = names["source-address"], names["source-port"]
-    if (
-        address_parameter is None
-        or port_parameter is None
-        or source_parameter is None
-        or source_port_parameter is None
-    ):
-        missing = [name for name in names if names[name] is None and name != "ttl"]
+    *needed, ttl = named
+    missing = [name for name, each in zip(_DELIVERY, needed, strict=False) if each is None]
+    if missing:
         raise SyntaxFault(
-            "missing: " + ", ".join(f"X-JTap-Cdest-{name.title()}" for name in missing),
+            "missing: " + ", ".join(name.title().replace("-Jtap-", "-JTap-") for name in missing),
             status=Status.JTAP_FAILURE,
         )
+    return _delivery_list(*_known(*needed), ttl=ttl, count=max(len(cdest_ids), 1))
+
+
+# A control source names the same few destinations again and again; the intercepts share what was read.
+@lru_cache(maxsize=64)
+def _delivery_list(
+    address_parameter: Parameter,
+    port_parameter: Parameter,
+    source_parameter: Parameter,
+    source_port_parameter: Parameter,
+    *,
+    ttl: Parameter | None,
+    count: int,
+) -> tuple[Delivery, ...]:
     addresses = grammar.address_list(address_parameter)
     ports = _numbers(port_parameter)
     sources = grammar.address_list(source_parameter)
     source_ports = _numbers(source_port_parameter)
-    if not len(addresses) == len(ports) == max(len(cdest_ids), 1):
+    if not len(addresses) == len(ports) == count:
         raise SyntaxFault(
             "Cdest-ID, X-JTap-Cdest-Dest-Address and X-JTap-Cdest-Dest-Port have one entry each, or two each",
             address_parameter,
             port_parameter,
             status=Status.IMPROPER_FILTER,
         )
-    ttl_parameter = names["ttl"]
-    ttl = 255 if ttl_parameter is None else _vendor_number(ttl_parameter, ttl_parameter.value, 255)
+    hops = 255 if ttl is None else _vendor_number(ttl, ttl.value, 255)
     if len(sources) != 1 or len(source_ports) != 1:
         raise SyntaxFault(
             "X-JTap-Cdest-Source-Address and X-JTap-Cdest-Source-Port: one entry each is right",
@@ -550,7 +558,7 @@ def _deliveries(given: Mapping[str, Parameter], cdest_ids: tuple[str, ...]) -> t
     for address in addresses:
         _check_outer(address, sources[0], address_parameter, source_parameter)
     return tuple(
-        Delivery(address, port, sources[0], source_ports[0], ttl)
+        Delivery(address, port, sources[0], source_ports[0], hops)
         for address, port in zip(addresses, ports, strict=True)
     )
 
@@ -594,7 +602,7 @@ def _numbers(given: Parameter) -> tuple[int, ...]:
 
 
 def _refuse_subscribers(given: Mapping[str, Parameter]) -> None:
-    named = [given[name] for name in sorted(_SUBSCRIBER) if name in given]
+    named = [given[name] for name in sorted(given.keys() & _SUBSCRIBER)]
     if named:
         raise SyntaxFault(
             f"{named[0].name} cannot be matched by this tap; without it the filter would be wider",

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from flowtap.dtcp import authentication
 from flowtap.dtcp.authentication import Key
@@ -44,3 +46,20 @@ def test_the_digest_may_be_anything() -> None:
 
 def test_a_key_is_never_shown() -> None:
     assert "secret" not in repr(Key(b"secret"))
+
+
+@given(
+    st.lists(
+        st.sampled_from([b"\n", b"\r\n", b"A: b", b"Authentication-Info:", b" 12ab", b"\xff"]), max_size=20
+    )
+)
+def test_the_first_line_of_that_name_carries_it(parts: list[bytes]) -> None:
+    message = b"".join(parts)
+    lines = message.split(b"\n")
+    at = next((at for at, line in enumerate(lines) if line.lower().startswith(b"authentication-info:")), None)
+    text, digits = authentication.split(message)
+    if at is None:
+        assert (text, digits) == (message, None)
+    else:
+        assert text == b"".join(line + b"\n" for line in lines[:at])
+        assert digits == lines[at][20:].strip().decode("ascii", "replace")

@@ -51,7 +51,8 @@ def test_any_cut_gives_the_same_messages(parts: list[bytes], data: st.DataObject
     stream = b"".join(parts)
     cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
     pieces = [stream[a:b] for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True)]
-    assert read(*pieces) == read(stream)
+    octets = [stream[at : at + 1] for at in range(len(stream))]
+    assert read(*pieces) == read(stream) == read(*octets)
 
 
 @given(st.binary(max_size=2000))
