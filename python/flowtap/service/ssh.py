@@ -133,15 +133,20 @@ class _Session(asyncssh.SSHServerSession[bytes]):
         self._is_full = False
         self._go_on()
 
-    def answer(self, event: RequestReceived | RequestRefused, result: Result) -> None:
+    def answer(self, event: RequestReceived | RequestRefused, result: Result, when: datetime) -> None:
         self._asked -= 1
         self._is_listing = False
-        self._dtcp.respond(event, result, clock.now().wall)
+        try:
+            self._dtcp.respond(event, result, when)
+        except LookupError as error:
+            # A reload came in between.
+            _LOG.warning("login %s gets no answer: %s", self._login.name, error)
 
     def flush(self) -> None:
         data = self._dtcp.data_to_send()
         if self._channel is not None:
-            self._channel.write(data)
+            if data:
+                self._channel.write(data)
             self._go_on()
 
     def _go_on(self) -> None:

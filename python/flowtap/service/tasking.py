@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import defaultdict
+from collections import defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, ParamSpec, Protocol, TypeVar
 
 from flowtap.control import Ended, Misread, PortError, Principal, Purged, Tasked
@@ -27,6 +28,8 @@ from flowtap.service.notify import content
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
+    from datetime import datetime
 
     from flowtap.control import ControlPlane, Happening, Now, Restarted
     from flowtap.dtcp import Rejected, Result
@@ -48,26 +51,41 @@ class Session(Protocol):
 
     principal: Principal
 
-    def answer(self, event: RequestReceived | RequestRefused, result: Result) -> None:
-        """Queues an answer."""
+    def answer(self, event: RequestReceived | RequestRefused, result: Result, when: datetime) -> None:
+        """Queues an answer of that time."""
 
     def flush(self) -> None:
         """Sends what is queued."""
 
 
+_Asked = tuple[Session, RequestReceived | RequestRefused]
+
+
 class TaskingLoop:
-    """Serves requests and time-outs; the control plane is used by its one thread only."""
+    """Serves requests and time-outs; the control plane is used by its one thread only.
+
+    A request crosses to that thread and its answer comes back, and nothing else is woken on the way: the loop
+    is not a task that waits for requests but what is called when they come and when they are served.
+    """
 
     def __init__(self, control: ControlPlane, notifier: Notifier) -> None:
         self._control = control
         self._notifier = notifier
-        self._queue: asyncio.Queue[tuple[Session, RequestReceived | RequestRefused]] = asyncio.Queue()
+        self._waiting: deque[_Asked] = deque()
+        self._is_serving = False
+        self._is_over = False
+        self._failed: BaseException | None = None
+        self._wake = asyncio.Event()
         self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="control")
         self.accounts: defaultdict[str, SourceAccount] = defaultdict(SourceAccount)
 
     def put(self, session: Session, event: RequestReceived | RequestRefused) -> None:
         """Queues a request."""
-        self._queue.put_nowait((session, event))
+        self._waiting.append((session, event))
+        if not self._is_serving:
+            self._is_serving = True
+            # Not at once: what came in the same piece is served with it.
+            asyncio.get_running_loop().call_soon(self._serve)
 
     def rejected(self, event: Rejected) -> None:
         """Counts a message that gets no answer, where it is known whose it would be."""
@@ -82,42 +100,57 @@ class TaskingLoop:
         return await loop.run_in_executor(self._executor, lambda: function(*args, **kwargs))
 
     async def run(self) -> None:
-        """Serves until cancelled."""
+        """Serves until cancelled; looks at time-outs however many requests there are.
+
+        Raises:
+            BaseException: What was raised while requests were served.
+        """
         loop = asyncio.get_running_loop()
         due = loop.time() + POLL_S
         try:
             while True:
-                try:
+                with suppress(TimeoutError):
                     async with asyncio.timeout_at(due):
-                        batch = [await self._queue.get()]
-                except TimeoutError:
-                    batch = []
-                while batch and len(batch) < BATCH_MAX and not self._queue.empty():
-                    batch.append(self._queue.get_nowait())
-                if batch:
-                    await self._serve(batch)
-                # Requests without a pause must not keep time-outs from being looked at.
-                if loop.time() >= due:
-                    await self._tick()
-                    due = loop.time() + POLL_S
+                        await self._wake.wait()
+                if self._failed is not None:
+                    raise self._failed
+                await self._tick()
+                due = loop.time() + POLL_S
         finally:
+            self._is_over = True
             self._executor.shutdown(wait=True)
 
-    async def _serve(self, batch: list[tuple[Session, RequestReceived | RequestRefused]]) -> None:
-        now = clock.now()
-        results = await self.act(self._results, batch, now)
-        sessions: dict[int, Session] = {}
-        for (session, event), result in zip(batch, results, strict=True):
-            session.answer(event, result)
-            sessions[id(session)] = session
-            self._account(event, result, now)
-            self._tell(event, result, now)
-        for session in sessions.values():
-            session.flush()
+    def _serve(self) -> None:
+        """Hands what waits to the control plane's thread."""
+        if not self._waiting or self._is_over:
+            self._is_serving = False
+            return
+        count = min(len(self._waiting), BATCH_MAX)
+        batch = [self._waiting.popleft() for _ in range(count)]
+        now, loop = clock.now(), asyncio.get_running_loop()
 
-    def _results(
-        self, batch: list[tuple[Session, RequestReceived | RequestRefused]], now: Now
-    ) -> list[Result]:
+        def served(results: Future[list[Result]]) -> None:
+            loop.call_soon_threadsafe(self._answer, batch, results, now)
+
+        self._executor.submit(self._results, batch, now).add_done_callback(served)
+
+    def _answer(self, batch: list[_Asked], results: Future[list[Result]], now: Now) -> None:
+        """Sends what has come of a batch, and goes on with what came meanwhile."""
+        try:
+            sessions: dict[int, Session] = {}
+            for (session, event), result in zip(batch, results.result(), strict=True):
+                session.answer(event, result, now.wall)
+                sessions[id(session)] = session
+                self._account(event, result, now)
+                self._tell(event, result, now)
+            for session in sessions.values():
+                session.flush()
+        except BaseException as error:  # noqa: BLE001 - raised by whoever runs the loop
+            self._failed, self._is_over = error, True
+            self._wake.set()
+        self._serve()
+
+    def _results(self, batch: list[_Asked], now: Now) -> list[Result]:
         """What comes of every request; runs in the control plane's thread."""
         # Sequence numbers are kept before anything is done, so that no crash lets a request in twice.
         highest = {event.csource_id: event.highest_seq for _, event in batch if event.highest_seq is not None}

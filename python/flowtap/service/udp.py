@@ -13,9 +13,9 @@ from flowtap.control import PERMISSION_TASK, Principal
 from flowtap.dtcp import Limits, Rejected, Response, read_request
 from flowtap.dtcp.render import render_datagrams
 from flowtap.errors import ConfigurationError, PermissionMissingError
-from flowtap.service import clock
 
 if TYPE_CHECKING:
+    from datetime import datetime
     from ipaddress import IPv4Address, IPv6Address
 
     from flowtap.dtcp import Key, RequestReceived, RequestRefused, Result, Sequences
@@ -58,12 +58,12 @@ class _Exchange:
         self._peer = peer
         self._control = control
 
-    def answer(self, event: RequestReceived | RequestRefused, result: Result) -> None:
+    def answer(self, event: RequestReceived | RequestRefused, result: Result, when: datetime) -> None:
         self._service.pending -= 1
         key = self._service.logins.own_key_for(event.csource_id)
         if key is None:
             return
-        response = Response(event.version, event.seq, clock.now().wall, result)
+        response = Response(event.version, event.seq, when, result)
         for datagram in render_datagrams(response, key, REPLY_OCTETS):
             try:
                 self._endpoint.sendmsg([datagram], self._control, 0, self._peer)
