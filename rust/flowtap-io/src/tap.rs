@@ -261,6 +261,8 @@ pub struct Tap {
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// How often a caller looks whether an old table is still in use.
 const RELEASE_POLL: Duration = Duration::from_micros(200);
+/// A worker that was only waiting answers within this; pauses double up to [`RELEASE_POLL`].
+const RELEASE_FIRST_POLL: Duration = Duration::from_micros(10);
 
 fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, TapError> {
     std::thread::Builder::new()
@@ -379,6 +381,7 @@ impl Tap {
         let generation = self.cell.install(Arc::clone(table));
         let began = Instant::now();
         self.wake();
+        let mut pause = RELEASE_FIRST_POLL;
         while !self.cell.is_released(generation) {
             if let Some(failure) = self.failure() {
                 return Err(failure);
@@ -389,7 +392,8 @@ impl Tap {
                     waited_ms: waited.as_millis(),
                 });
             }
-            std::thread::sleep(RELEASE_POLL);
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(RELEASE_POLL);
         }
         if let Some(filters) = filters {
             filters.narrow(&earlier, table);
