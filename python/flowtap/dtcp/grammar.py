@@ -167,6 +167,8 @@ def name_list_text(names: Sequence[str]) -> str:
     """Writes names as `name_list` reads them."""
 
     def escaped(name: str) -> bytes:
+        if name.isalnum() and name.isascii():
+            return name.encode("ascii")
         octets = name.encode("utf-8", "replace")
         return _SPECIAL.sub(lambda match: b"\\%03d" % match[0][0], octets)
 
@@ -249,7 +251,7 @@ def address_list(given: Parameter) -> tuple[IPv4Address | IPv6Address, ...]:
 
 def format_time(moment: datetime) -> str:
     """Writes a time with milliseconds and without a zone [DTCP §8]."""
-    return moment.strftime("%Y-%m-%d %H:%M:%S.") + f"{moment.microsecond // 1000:03}"
+    return moment.replace(tzinfo=None).isoformat(" ", "milliseconds")
 
 
 def parse_time(text: str) -> datetime | None:

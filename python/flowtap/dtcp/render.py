@@ -88,14 +88,17 @@ def sign(text: str, key: Key) -> bytes:
     return octets + line.encode()
 
 
-def _text(first: str, lines: Iterable[tuple[str, str] | None]) -> str:
-    """A start line and parameters; None stands for an empty line."""
-    pieces = [first, "\r\n"]
+def _text(first: str, lines: Iterable[tuple[str, str] | None], *, upper: bool = False) -> str:
+    """A start line and parameters, names as they are or in upper case; None stands for an empty line."""
+    pieces = [first]
     for line in lines:
-        if line is not None:
-            pieces += [line[0], ": ", line[1]]
-        pieces.append("\r\n")
-    return "".join(pieces)
+        if line is None:
+            pieces.append("")
+        else:
+            name, value = line
+            pieces.append(f"{name.upper() if upper else name}: {value}")
+    pieces.append("")
+    return "\r\n".join(pieces)
 
 
 def _filter_lines(filter_text: FilterText) -> Iterator[tuple[str, str]]:
@@ -229,8 +232,7 @@ def render_response(response: Response, dialect: Dialect, key: Key) -> bytes:
         ordered = [seq, timestamp, *lines]
     else:
         ordered = [seq, *lines, timestamp]
-    upper = [line and (line[0].upper(), line[1]) for line in ordered]
-    return sign(_text(first, upper), key)
+    return sign(_text(first, ordered, upper=True), key)
 
 
 def render_datagrams(response: Response, key: Key, octets: int) -> list[bytes]:
