@@ -177,15 +177,17 @@ class ControlPlane:
     def _add(self, waiting: list[Tasked], now: Now) -> list[Result]:
         outcomes: list[Intercept | ErrorResult] = []
         added: list[Intercept] = []
+        counts: Counter[str] = Counter()
         refusals: list[AuditRecord] = []
         for tasked in waiting:
             try:
-                intercept = self._intercept(tasked, added, now)
+                intercept = self._intercept(tasked, added, counts, now)
             except Refused as refused:
                 outcomes.append(refused.result())
                 refusals.append(records.refusal(tasked.principal, tasked.request, refused, now))
             else:
                 added.append(intercept)
+                counts[intercept.csource_id] += 1
                 outcomes.append(intercept)
         failure = self._effects.start(added, refusals, now)
         results: list[Result] = []
@@ -196,11 +198,13 @@ class ControlPlane:
                 results.append(failure or AddResult(outcome.criteria_id))
         return results
 
-    def _intercept(self, tasked: Tasked, beside: Collection[Intercept], now: Now) -> Intercept:
+    def _intercept(
+        self, tasked: Tasked, beside: Collection[Intercept], counts: Mapping[str, int], now: Now
+    ) -> Intercept:
         request = tasked.request
         assert isinstance(request, AddRequest)  # noqa: S101 - grouped by type
         source = authorize.control_source(tasked.principal, request, self._policy.control_sources)
-        own = len(self._running.own(source.id)) + sum(each.csource_id == source.id for each in beside)
+        own = len(self._running.own(source.id)) + counts[source.id]
         authorize.quota(self._policy, source, own=own, all_sources=len(self._running) + len(beside))
         if self._last_id >= CRITERIA_ID_MAX:
             raise Refused(Status.MAX_CRITERIA_EXCEEDED, "no criteria id is left")

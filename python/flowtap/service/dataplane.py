@@ -147,9 +147,10 @@ class TapDataPlane:
             if labels is self._labels
             else {label: _destination(outer) for outer, label in labels.items()}
         )
+        now_ns = clock.now().monotonic_ns
         try:
             table = self._table.changed(
-                sorted(going), [self._criteria(each, labels) for each in start], destinations
+                sorted(going), [self._criteria(each, labels, now_ns) for each in start], destinations
             )
             # Whoever comes after a crash must find what has been used, before more is.
             self._usage.publish()
@@ -166,15 +167,13 @@ class TapDataPlane:
         self._active.update({each.criteria_id: each for each in start})
         self._carried.update({each.criteria_id: each.carried for each in start if each.carried.packets})
 
-    def _criteria(self, intercept: Intercept, labels: Mapping[_Outer, str]) -> Criteria:
+    def _criteria(self, intercept: Intercept, labels: Mapping[_Outer, str], now_ns: int) -> Criteria:
         text = minimised(intercept.filter, intercept.excluded)
         scope = intercept.scope
         limits = _lifetime(intercept)
         # What is replaced goes on counting where it does.
         before = _NOTHING if intercept.criteria_id in self._active else intercept.carried
-        record = self._usage.reserve(
-            intercept.criteria_id, before.packets, before.octets, None, clock.now().monotonic_ns
-        )
+        record = self._usage.reserve(intercept.criteria_id, before.packets, before.octets, None, now_ns)
         is_limited = any(limits[name] is not None for name in _LIMITS)
         return Criteria(
             intercept.criteria_id,
@@ -185,7 +184,7 @@ class TapDataPlane:
             destination_port=text.destination_port,
             icmp_type=text.icmp_type,
             icmp_code=text.icmp_code,
-            deliver_to=[labels[outer] for outer in dict.fromkeys(_outers(intercept))],
+            deliver_to=list(dict.fromkeys([labels[outer] for outer in _outers(intercept)])),
             ip_version=scope.ip_version,
             input_interfaces=self._places.inputs(scope),
             output_interfaces=self._places.outputs(scope),
