@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
@@ -50,6 +51,9 @@ __all__ = ["Daemon", "check", "serve"]
 
 _LOG = logging.getLogger(__name__)
 
+COLLECTIONS: Final = (5_000, 10, 10)
+"""New objects before the youngest are searched for cycles, and how often before older ones are: what a cycle
+keeps in memory until then is some ten megabytes at most."""
 USAGE_S: Final = 1
 """After a crash, so much of what criteria without budgets have counted may not be known."""
 
@@ -381,6 +385,17 @@ class Daemon:
         )
 
 
+def _spare_collections() -> None:
+    """Lets the interpreter look for cycles less often: intercepts have none, and there are many of them.
+
+    Each full search stops requests for as long as it takes to visit every intercept. What has been loaded by
+    now stays for good and need not be visited.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECTIONS)
+
+
 def serve(path: Path) -> Stats:
     """Runs the daemon of a configuration file until a signal ends it.
 
@@ -397,6 +412,7 @@ def serve(path: Path) -> Stats:
         daemon = Daemon(configuration, broker)
         # Everything that listens is open now, and no thread has begun.
         give_up_rights()
+        _spare_collections()
         return asyncio.run(daemon.run())
     finally:
         broker.close()
