@@ -47,6 +47,8 @@ FILTER_NAMES: Final = {
     "icmp_code": "ICMP-Code",
 }
 
+_NO_END: Final = Timeouts()
+"""Shared by all intercepts that nothing but a DELETE ends."""
 ORDER: Final = "X-FlowTap-Order"
 """Parameter of an ADD: the reference of the order that is carried out."""
 ORDER_END: Final = "X-FlowTap-Order-End"
@@ -238,7 +240,7 @@ def lifetime(source: ControlSource, request: AddRequest) -> Timeouts:
     """
     longest_s = source.max_lifetime_s
     if request.static:
-        return Timeouts(total_s=longest_s) if longest_s else Timeouts()
+        return Timeouts(total_s=longest_s) if longest_s else _NO_END
     given_times = request.timeouts
     if not any((given_times.idle_s, given_times.total_s, given_times.packets, given_times.octets)):
         raise Refused(Status.IMPROPER_TIMEOUT, "a time-out above 0 or the flag Static is needed")

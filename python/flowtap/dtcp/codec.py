@@ -89,6 +89,9 @@ _TIMEOUT_HIGHEST: Final = {
     "octets": 2**64 - 1,
 }
 
+_EVERYWHERE: Final = Scope()
+"""Shared, as most intercepts have it."""
+
 # Longer than any limit: what is too large is told apart from what is no number.
 _ANY_NUMBER: Final = 10**40 - 1
 
@@ -291,13 +294,23 @@ def _parse_noop(
 
 @dataclass(frozen=True, slots=True)
 class AddParts:
-    """What an ADD says about matching, ending and delivering."""
+    """What an ADD says about matching, ending and delivering.
+
+    Attributes:
+        cdest_ids: Content destinations.
+        filter: What matches.
+        scope: Where packets must pass.
+        timeouts: What ends it.
+        deliveries: The outer header for each content destination; empty where none is given.
+        extensions: Every ``X-`` parameter in its order.
+    """
 
     cdest_ids: tuple[str, ...]
     filter: FilterText
     scope: Scope
     timeouts: Timeouts
     deliveries: tuple[Delivery, ...]
+    extensions: tuple[Parameter, ...]
 
 
 def add_parts(
@@ -337,7 +350,9 @@ def add_parts(
     timeouts = _timeouts(numbers)
     _check_families(given, version)
     scope = _scope(given, filter_text, version)
-    return AddParts(cdest_ids, filter_text, scope, timeouts, _deliveries(given, cdest_ids))
+    deliveries, read = _deliveries(given, max(len(cdest_ids), 1))
+    extensions = tuple([read.get(name, each) for name, each in given.items() if name.startswith("x-")])
+    return AddParts(cdest_ids, filter_text, scope, timeouts, deliveries, extensions)
 
 
 def _scope(given: Mapping[str, Parameter], filter_text: FilterText, version: Version) -> Scope:
@@ -359,6 +374,8 @@ def _scope(given: Mapping[str, Parameter], filter_text: FilterText, version: Ver
         ip_version = 6 if any(mark.value.lower() == "ipv6" for mark in marks) else 4
     if version < _IPV6_SINCE:
         ip_version = 4
+    if not (inputs or outputs or vrf or ip_version or family):
+        return _EVERYWHERE
     return Scope(
         input_interfaces=() if inputs is None else _interface_names(inputs),
         output_interfaces=() if outputs is None else _interface_names(outputs),
@@ -505,16 +522,22 @@ def _parse_add(
         send_async="sendasync" in named,
         priority=rank,
         deliveries=parts.deliveries,
-        extensions=tuple(value for name, value in given.items() if name.startswith("x-")),
+        extensions=parts.extensions,
     )
 
 
-def _deliveries(given: Mapping[str, Parameter], cdest_ids: tuple[str, ...]) -> tuple[Delivery, ...]:
-    """Reads the vendor's delivery parameters [DTCP App. B]; none given means a configured destination."""
+def _deliveries(
+    given: Mapping[str, Parameter], count: int
+) -> tuple[tuple[Delivery, ...], Mapping[str, Parameter]]:
+    """Reads the vendor's delivery parameters [DTCP App. B]; none given means a configured destination.
+
+    Returns:
+        The outer headers, and the parameters that say so: those of an earlier ADD where they are the same.
+    """
     _refuse_subscribers(given)
     named = [given.get(name) for name in _DELIVERY]
     if not any(named):
-        return ()
+        return (), {}
     *needed, ttl = named
     missing = [name for name, each in zip(_DELIVERY, needed, strict=False) if each is None]
     if missing:
@@ -522,12 +545,12 @@ def _deliveries(given: Mapping[str, Parameter], cdest_ids: tuple[str, ...]) -> t
             "missing: " + ", ".join(name.title().replace("-Jtap-", "-JTap-") for name in missing),
             status=Status.JTAP_FAILURE,
         )
-    return _delivery_list(*_known(*needed), ttl=ttl, count=max(len(cdest_ids), 1))
+    return _read_deliveries(*_known(*needed), ttl=ttl, count=count)
 
 
-# A control source names the same few destinations again and again; the intercepts share what was read.
+# A control source names the same few destinations again and again; its intercepts share what was read.
 @lru_cache(maxsize=64)
-def _delivery_list(
+def _read_deliveries(
     address_parameter: Parameter,
     port_parameter: Parameter,
     source_parameter: Parameter,
@@ -535,7 +558,7 @@ def _delivery_list(
     *,
     ttl: Parameter | None,
     count: int,
-) -> tuple[Delivery, ...]:
+) -> tuple[tuple[Delivery, ...], Mapping[str, Parameter]]:
     addresses = grammar.address_list(address_parameter)
     ports = _numbers(port_parameter)
     sources = grammar.address_list(source_parameter)
@@ -557,10 +580,12 @@ def _delivery_list(
         )
     for address in addresses:
         _check_outer(address, sources[0], address_parameter, source_parameter)
-    return tuple(
+    read = _known(address_parameter, port_parameter, source_parameter, source_port_parameter, ttl)
+    deliveries = [
         Delivery(address, port, sources[0], source_ports[0], hops)
         for address, port in zip(addresses, ports, strict=True)
-    )
+    ]
+    return tuple(deliveries), {each.name.lower(): each for each in read}
 
 
 def _check_outer(

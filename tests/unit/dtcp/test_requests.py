@@ -38,8 +38,10 @@ def parse(text: str) -> Request:
     return codec.parse_request(envelope, Limits())
 
 
-def add(text: str, *, flags: str = "Flags: Static\n") -> Request:
-    return parse(f"ADD DTCP/0.7\nCdest-ID: cd1\n{flags}{text}")
+def add(text: str, *, flags: str = "Flags: Static\n") -> AddRequest:
+    request = parse(f"ADD DTCP/0.7\nCdest-ID: cd1\n{flags}{text}")
+    assert isinstance(request, AddRequest)
+    return request
 
 
 def status(text: str) -> Status:
@@ -183,6 +185,22 @@ def test_content_destinations() -> None:
     assert status("ADD DTCP/0.7\nFlags: Static") == Status.BAD_REQUEST
     for names in ("a,b,c", "a,a"):
         assert status(f"ADD DTCP/0.7\nFlags: Static\nCdest-ID: {names}") == Status.BAD_REQUEST
+
+
+def test_requests_share_what_says_the_same() -> None:
+    first, second = add(DELIVERY + "X-Note: one\n"), add(DELIVERY + "X-Note: two\n")
+    assert first.deliveries is second.deliveries
+    assert [each.value for each in first.extensions][4:] == ["one"]
+    assert [each.value for each in second.extensions][4:] == ["two"]
+    for one, same in zip(first.extensions[:4], second.extensions[:4], strict=True):
+        assert one is same
+    assert first.scope is second.scope
+    # Written otherwise, it is answered as it was written.
+    upper = add(DELIVERY.upper())
+    assert upper.deliveries == first.deliveries
+    assert upper.extensions[0].name == "X-JTAP-CDEST-DEST-ADDRESS"
+    for other in (add(DELIVERY + "X-JTap-Cdest-TTL: 64\n"), add(DELIVERY.replace("1814", "1815"))):
+        assert other.deliveries != first.deliveries
 
 
 def test_delivery_parameters() -> None:
