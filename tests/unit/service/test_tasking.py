@@ -1,0 +1,186 @@
+"""How requests come to the control plane and answers go back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+from scene import DELIVERY, V7, Scene, principal
+
+from flowtap.control import Happening, Now, verify
+from flowtap.dtcp import (
+    AddRequest,
+    AddResult,
+    FilterText,
+    NoopRequest,
+    NoopResult,
+    RequestReceived,
+    RequestRefused,
+    Result,
+)
+from flowtap.service.notify import Notifier
+from flowtap.service.tasking import POLL_S, TaskingLoop
+
+TIMEOUT_S = 20
+
+
+class NoKeys:
+    def key_for(self, csource_id: str) -> None:  # noqa: ARG002 - the protocol's signature
+        return None
+
+
+class Session:
+    """Keeps its answers, and how many there were whenever they were sent."""
+
+    def __init__(self, tasking: TaskingLoop, expected: int) -> None:
+        self.principal = principal()
+        self.tasking = tasking
+        self.expected = expected
+        self.results: list[Result] = []
+        self.times: set[datetime] = set()
+        self.flushes: list[int] = []
+        self.all = asyncio.Event()
+        self.on_answer: Callable[[], object] = lambda: None
+
+    def ask(self, *requests: AddRequest | NoopRequest) -> None:
+        for request in requests:
+            self.tasking.put(self, RequestReceived(request))
+
+    def answer(self, event: RequestReceived | RequestRefused, result: Result, when: datetime) -> None:  # noqa: ARG002
+        self.results.append(result)
+        self.times.add(when)
+        self.on_answer()
+
+    def flush(self) -> None:
+        self.flushes.append(len(self.results))
+        if len(self.results) >= self.expected:
+            self.all.set()
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    made = Scene(tmp_path, max_criteria=10_000)
+    yield made
+    made.store.close()
+
+
+def adds(count: int) -> list[AddRequest]:
+    source = FilterText(source="192.0.2.1")
+    return [
+        AddRequest(V7, "md", str(at), ("cd9",), source, static=True, deliveries=(DELIVERY,))
+        for at in range(count)
+    ]
+
+
+def tasking_of(scene: Scene) -> TaskingLoop:
+    return TaskingLoop(scene.control, Notifier({}, NoKeys()))
+
+
+async def end(running: asyncio.Task[None]) -> None:
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+
+def test_requests_that_come_together_share_transaction_table_and_write(scene: Scene) -> None:
+    async def scenario() -> None:
+        tasking = tasking_of(scene)
+        running = asyncio.create_task(tasking.run())
+        session = Session(tasking, 64)
+        session.ask(*adds(64))
+        await asyncio.wait_for(session.all.wait(), TIMEOUT_S)
+        await end(running)
+        assert [type(each) for each in session.results] == [AddResult] * 64
+        assert session.flushes == [64]
+        assert len(session.times) == 1
+
+    asyncio.run(scenario())
+    assert scene.data_plane.installed == [tuple(range(1, 65))]
+    assert verify(scene.store.audit_rows()) == 64
+
+
+def test_what_comes_meanwhile_is_served_together_next(scene: Scene) -> None:
+    async def scenario() -> None:
+        tasking = tasking_of(scene)
+        running = asyncio.create_task(tasking.run())
+        session = Session(tasking, 31)
+        session.ask(*adds(1))
+        # The first is on its way to the other thread.
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        session.ask(*adds(30))
+        await asyncio.wait_for(session.all.wait(), TIMEOUT_S)
+        await end(running)
+        assert session.flushes == [1, 31]
+
+    asyncio.run(scenario())
+    assert [len(each) for each in scene.data_plane.installed] == [1, 31]
+
+
+def test_requests_without_a_pause_do_not_keep_time_outs_from_being_looked_at(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[Now] = []
+    tick = scene.control.tick
+
+    def seen(now: Now) -> list[Happening]:
+        looked.append(now)
+        return tick(now)
+
+    monkeypatch.setattr(scene.control, "tick", seen)
+
+    async def scenario() -> None:
+        tasking = tasking_of(scene)
+        running = asyncio.create_task(tasking.run())
+        session = Session(tasking, 10**9)
+        noop = NoopRequest(V7, "md", "1")
+        session.on_answer = lambda: session.ask(noop)
+        session.ask(noop)
+        await asyncio.sleep(2.5 * POLL_S)
+        await end(running)
+        assert len(session.results) > len(looked)
+        assert {type(each) for each in session.results} == {NoopResult}
+
+    asyncio.run(scenario())
+    assert len(looked) == 2
+
+
+def test_what_goes_wrong_ends_the_loop(scene: Scene) -> None:
+    async def scenario() -> None:
+        tasking = tasking_of(scene)
+        running = asyncio.create_task(tasking.run())
+        session = Session(tasking, 2)
+
+        def fail() -> None:
+            message = "a slip"
+            raise ZeroDivisionError(message)
+
+        session.on_answer = fail
+        session.ask(*adds(1))
+        with pytest.raises(ZeroDivisionError, match="a slip"):
+            await asyncio.wait_for(running, TIMEOUT_S)
+        session.ask(*adds(1))
+        await asyncio.sleep(0.05)
+        assert len(session.results) == 1
+
+    asyncio.run(scenario())
+    assert [len(each) for each in scene.data_plane.installed] == [1]
+
+
+def test_the_end_waits_for_what_has_begun(scene: Scene) -> None:
+    async def scenario() -> None:
+        tasking = tasking_of(scene)
+        running = asyncio.create_task(tasking.run())
+        session = Session(tasking, 3)
+        session.ask(*adds(3))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        await end(running)
+        session.ask(*adds(1))
+        await asyncio.sleep(0.05)
+        assert len(session.results) == 3
+
+    asyncio.run(scenario())
+    assert verify(scene.store.audit_rows()) == 3
