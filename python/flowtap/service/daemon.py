@@ -286,8 +286,6 @@ class Daemon:
             asyncio.create_task(self._keep_usage()),
         ]
         waiting = asyncio.create_task(ended.wait())
-        # All of them listen before anybody is told.
-        await asyncio.sleep(0)
         for address, port in self.addresses:
             _LOG.info("%s: DTCP over SSH on %s port %d", self.name, address, port)
         for address, port in self._udp.addresses:
