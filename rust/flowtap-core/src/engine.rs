@@ -305,9 +305,8 @@ impl Engine {
         if slots.is_empty() {
             return Verdict::Missed;
         }
-        let duplicates = self.duplicates.as_deref();
         let copied = Copied {
-            is_duplicate: duplicates.is_some_and(|memory| memory.was_seen(packet, now_ns)),
+            is_duplicate: self.is_duplicate(packet, passage, slots, now_ns),
             octets: packet.octets,
             length_octets: packet.total_length_octets,
             passage,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use flowtap_core::batch::CopyBatch;
 use flowtap_core::criteria::{Criteria, CriteriaText, IpFamily};
+use flowtap_core::duplicates::Duplicates;
 use flowtap_core::engine::{Engine, EngineOptions, Framing, MatchSink};
 use flowtap_core::frame::{Direction, Frame, LinkType};
 use flowtap_core::table::{Entry, FilterTable, Lifetime, Scope};
@@ -96,6 +97,18 @@ fn ids(engine: &mut Engine, packet: &[u8], interface: u32, direction: Direction)
     };
     let found = copies(engine, &frame);
     found.into_iter().map(|(id, _)| id).collect()
+}
+
+#[test]
+fn a_packet_that_is_seen_on_its_way_out_first_is_no_duplicate_on_its_way_in() {
+    let entries = vec![any(1, Scope::default()), any(2, scope(&[], &["eth1"]))];
+    let mut engine = engine(entries);
+    engine.set_duplicates(Arc::new(Duplicates::new(20, 1_000)));
+    let forwarded = ipv4(B, A, 17, &udp(1, 2, b""));
+    assert_eq!(ids(&mut engine, &forwarded, 1, OUT), [2]);
+    assert_eq!(ids(&mut engine, &forwarded, 0, IN), [1]);
+    assert_eq!(ids(&mut engine, &forwarded, 0, IN), []);
+    assert_eq!(engine.stats().duplicates, 1);
 }
 
 #[test]

@@ -51,6 +51,24 @@ impl Engine {
         self.duplicates = Some(duplicates);
     }
 
+    /// Whether criteria without interfaces have had a packet. It is remembered where one of them has it now, and not where
+    /// it passes in a way that they are not asked about: its way in may be seen after its way out.
+    pub(super) fn is_duplicate(
+        &self,
+        packet: &IpPacket<'_>,
+        passage: Passage,
+        slots: &[u32],
+        now_ns: u64,
+    ) -> bool {
+        let is_asked = |&number: &u32| {
+            let slot = self.table.slot(number);
+            slot.is_some_and(|slot| slot.admits(passage) && !slot.names_interfaces())
+        };
+        self.duplicates
+            .as_deref()
+            .is_some_and(|memory| slots.iter().any(is_asked) && memory.was_seen(packet, now_ns))
+    }
+
     pub(super) fn is_own(&self, packet: &IpPacket<'_>) -> bool {
         self.own
             .as_ref()
