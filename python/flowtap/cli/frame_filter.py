@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 __all__ = ["compile_words"]
 
 COMPILE_TIMEOUT_S = 30
+LINKTYPE_RAW = 101
+"""Raw IP in capture files, which libpcap knows by another number than its own, alone of those read here."""
+DLT_RAW = 12
 
 _CHILD = """
 import json, sys
@@ -41,7 +44,8 @@ def compile_words(words: Sequence[str], link_type: LinkType) -> BpfProgram:
         CommandError: It is no expression, or compiling takes too long.
     """
     expression = " ".join(words)
-    request = json.dumps({"link_type": link_type.number, "words": expression})
+    number = DLT_RAW if link_type.number == LINKTYPE_RAW else link_type.number
+    request = json.dumps({"link_type": number, "words": expression})
     try:
         child = subprocess.run(  # noqa: S603 - our own interpreter and our own text
             [sys.executable, "-c", _CHILD],

@@ -5,7 +5,9 @@ mod tests;
 mod turns;
 mod workers;
 
+use std::fs;
 use std::num::NonZero;
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,13 +19,13 @@ use flowtap_core::bpf::Program;
 use flowtap_core::counters::Stats;
 use flowtap_core::decode::InnerTunnels;
 use flowtap_core::engine::{Engine, EngineOptions, Framing, MatchSink};
-use flowtap_core::frame::Frame;
+use flowtap_core::frame::{Frame, LinkType};
 use flowtap_core::table::FilterTable;
 
 use crate::export::{ExportCount, ExportOptions, Exporter};
 use crate::files::{
-    CaptureError, CaptureReader, CaptureWriter, ChunkedFile, Format, Interface, MAX_INTERFACES,
-    WriterOptions, names,
+    CaptureError, CaptureErrorKind, CaptureReader, CaptureWriter, ChunkedFile, Format, Interface,
+    MAX_INTERFACES, WriterOptions, names,
 };
 
 /// Frames between two looks at the outside: progress, cancellation.
@@ -132,8 +134,6 @@ pub struct ReplayReport {
 /// Writes matched frames; the first failure ends it.
 struct Output {
     writer: Option<CaptureWriter>,
-    /// Interfaces of the files before this one, so that every interface has a number of its own.
-    first_interface: u32,
     written: u64,
     /// Frames read of each interface, written or not: for the file's own statistics.
     received: Vec<u64>,
@@ -141,28 +141,19 @@ struct Output {
 }
 
 impl Output {
-    /// Gives the output the names that the input has for its interfaces.
-    fn name_interfaces(
-        &mut self,
-        interfaces: &[Interface],
-        known: usize,
-    ) -> Result<(), CaptureError> {
-        let Some(writer) = &mut self.writer else {
-            return Ok(());
-        };
-        for (number, interface) in (0_u32..).zip(interfaces).skip(known) {
-            if let Some(name) = &interface.name {
-                writer.name_interface(self.first_interface.saturating_add(number), name)?;
-            }
+    /// Gives the output the name that the input has for an interface.
+    fn name_interface(&mut self, number: u32, name: &str) -> Result<(), CaptureError> {
+        match &mut self.writer {
+            Some(writer) => writer.name_interface(number, name),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     fn count(&mut self, interface: u32, frames: u64) {
         if self.writer.is_none() {
             return;
         }
-        let Ok(at) = usize::try_from(self.first_interface.saturating_add(interface)) else {
+        let Ok(at) = usize::try_from(interface) else {
             return;
         };
         if at >= self.received.len() && at < MAX_INTERFACES {
@@ -179,11 +170,7 @@ impl MatchSink for Output {
         let Some(writer) = self.writer.as_mut().filter(|_| self.error.is_none()) else {
             return;
         };
-        let interface = self.first_interface.saturating_add(frame.interface);
-        match writer.write_frame(&Frame {
-            interface,
-            ..*frame
-        }) {
+        match writer.write_frame(frame) {
             Ok(()) => self.written += 1,
             Err(error) => self.error = Some(error),
         }
@@ -196,6 +183,13 @@ struct Pass<'a> {
     batch: CopyBatch,
     output: Output,
     program: Option<&'a Program>,
+    /// Of the frames that the program is for.
+    program_link_type: Option<LinkType>,
+    /// Interfaces of the files before this one. Frames are numbered over all files, because a fragment of one may wait for
+    /// its first in the next.
+    first_interface: u32,
+    /// The names of these and of the present file's.
+    interfaces: Vec<Option<String>>,
     filtered_out: u64,
     frames: u64,
     last_ns: u64,
@@ -225,13 +219,13 @@ impl Pass<'_> {
             && let Some(file) = ChunkedFile::open(path, chunk_octets, least_octets)
         {
             let result = self.file_in_chunks(&file, &screen, read_before);
-            self.output.first_interface = self.output.first_interface.saturating_add(1);
+            self.first_interface = self.first_interface.saturating_add(1);
             return result;
         }
         let mut reader = CaptureReader::open(path)?;
         let mut named = 0;
         let result = loop {
-            match self.frames(&mut reader, &mut named) {
+            match self.frames(path, &mut reader, &mut named) {
                 Ok(true) => {}
                 Ok(false) => break Ok(false),
                 Err(error) => break Err(error),
@@ -245,16 +239,46 @@ impl Pass<'_> {
         *read_before = read_before.saturating_add(reader.offset_octets());
         self.control.show(self.frames, *read_before);
         let interfaces = u32::try_from(reader.interfaces().len()).unwrap_or(u32::MAX);
-        self.output.first_interface = self
-            .output
-            .first_interface
-            .saturating_add(interfaces.max(1));
+        self.first_interface = self.first_interface.saturating_add(interfaces.max(1));
         result
+    }
+
+    /// Takes notice of a file's interfaces behind the first `known`.
+    fn meet(
+        &mut self,
+        path: &str,
+        interfaces: &[Interface],
+        known: usize,
+    ) -> Result<(), CaptureError> {
+        let new = interfaces.get(known..).unwrap_or_default();
+        let first = usize::try_from(self.first_interface).unwrap_or(usize::MAX);
+        self.interfaces.resize(first.saturating_add(known), None);
+        self.interfaces.extend(names(new, None));
+        self.engine.name_interfaces(self.interfaces.clone());
+        let numbers = self.first_interface..;
+        for (number, interface) in numbers.zip(interfaces).skip(known) {
+            if let Some(name) = &interface.name {
+                self.output.name_interface(number, name)?;
+            }
+            let expected = *self.program_link_type.get_or_insert(interface.link_type);
+            if self.program.is_some() && interface.link_type != expected {
+                return Err(CaptureError {
+                    path: path.to_owned(),
+                    offset_octets: 0,
+                    kind: CaptureErrorKind::FilterLinkType {
+                        filter: expected.number(),
+                        frames: interface.link_type.number(),
+                    },
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Reads some frames; false at the end of the file.
     fn frames(
         &mut self,
+        path: &str,
         reader: &mut CaptureReader,
         named: &mut usize,
     ) -> Result<bool, CaptureError> {
@@ -263,8 +287,7 @@ impl Pass<'_> {
                 return Ok(false);
             };
             if interfaces.len() > *named {
-                self.engine.name_interfaces(names(interfaces, None));
-                self.output.name_interfaces(interfaces, *named)?;
+                self.meet(path, interfaces, *named)?;
                 *named = interfaces.len();
             }
             self.frame(&frame);
@@ -292,6 +315,10 @@ impl Pass<'_> {
     /// Gives a frame to the engine, with the slots that match where they are known.
     #[inline]
     fn process(&mut self, frame: &Frame<'_>, matching: Option<&[u32]>) {
+        let frame = &Frame {
+            interface: self.first_interface.saturating_add(frame.interface),
+            ..*frame
+        };
         self.output.count(frame.interface, 1);
         let now_ns = frame.timestamp_ns;
         self.last_ns = now_ns;
@@ -312,13 +339,33 @@ impl Pass<'_> {
 /// sent, and the report says where it ended.
 ///
 /// # Errors
-/// Only when the output cannot be created.
+/// Only when the output cannot be created, or is one of the files.
 pub fn replay(
     table: Arc<FilterTable>,
     options: &ReplayOptions,
     control: &ReplayControl,
 ) -> Result<ReplayReport, CaptureError> {
     pass(table, options, control, Division::default())
+}
+
+/// Refuses to write into a file that is to be read: that would empty it before.
+fn refuse_input(path: &str, files: &[String]) -> Result<(), CaptureError> {
+    let identity = |path: &str| {
+        let metadata = fs::metadata(path).ok()?;
+        let is_file = path != "-" && metadata.is_file();
+        is_file.then(|| (metadata.dev(), metadata.ino()))
+    };
+    let Some(written) = identity(path) else {
+        return Ok(());
+    };
+    if files.iter().any(|read| identity(read) == Some(written)) {
+        return Err(CaptureError {
+            path: path.to_owned(),
+            offset_octets: 0,
+            kind: CaptureErrorKind::IsInput,
+        });
+    }
+    Ok(())
 }
 
 fn pass(
@@ -328,6 +375,9 @@ fn pass(
     division: Division,
 ) -> Result<ReplayReport, CaptureError> {
     let began = Instant::now();
+    if let Some(path) = options.write.as_deref() {
+        refuse_input(path, &options.files)?;
+    }
     let writer = options
         .write
         .as_deref()
@@ -358,12 +408,14 @@ fn pass(
         batch: CopyBatch::with_capacity(if options.export { BATCH_OCTETS } else { 0 }),
         output: Output {
             writer,
-            first_interface: 0,
             written: 0,
             received: Vec::new(),
             error: None,
         },
         program: options.program.as_deref(),
+        program_link_type: None,
+        first_interface: 0,
+        interfaces: Vec::new(),
         filtered_out: 0,
         frames: 0,
         last_ns: 0,

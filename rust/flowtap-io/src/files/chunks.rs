@@ -82,6 +82,11 @@ impl Chunk {
         self.there().get(at..).unwrap_or_default()
     }
 
+    /// Whether a walk has found records.
+    pub(crate) const fn has_records(&self) -> bool {
+        !self.records.is_empty()
+    }
+
     /// Reads until so many octets are there, or the file ends or fails.
     fn fill(&mut self, file: &File, needed: usize) {
         while self.filled < needed && !self.ended {
@@ -132,6 +137,11 @@ impl ChunkedFile {
             layout,
             chunk_octets,
         })
+    }
+
+    /// The file as the caller named it.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
     }
 
     /// The one interface that a pcap file has.

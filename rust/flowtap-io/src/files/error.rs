@@ -118,6 +118,15 @@ pub enum CaptureErrorKind {
         /// Link type of the frame.
         frame: u16,
     },
+    /// An interface of another link type than the frame filter was made for.
+    FilterLinkType {
+        /// Link type of the frames before.
+        filter: u16,
+        /// Link type of the interface.
+        frames: u16,
+    },
+    /// The file to write is one of those to read.
+    IsInput,
     /// Text that does not fit into the format's field.
     TextTooLong {
         /// What.
@@ -157,6 +166,8 @@ impl CaptureErrorKind {
             Self::TooManyInterfaces => "too-many-interfaces",
             Self::Compression { .. } => "compression",
             Self::LinkType { .. } => "link-type",
+            Self::FilterLinkType { .. } => "filter-link-type",
+            Self::IsInput => "is-input",
             Self::TextTooLong { .. } => "text-too-long",
             Self::Io { .. } => "io",
         }
@@ -242,6 +253,14 @@ impl fmt::Display for CaptureError {
                 formatter,
                 "a pcap file holds one link type, here {file}, and cannot take a frame of link type {frame}: \
                  give the file the name ending .pcapng"
+            ),
+            CaptureErrorKind::FilterLinkType { filter, frames } => write!(
+                formatter,
+                "frames of link type {frames} behind frames of link type {filter}: a frame filter is for one link type; \
+                 take the frames apart first, or leave the filter's words to the criteria"
+            ),
+            CaptureErrorKind::IsInput => formatter.write_str(
+                "is read and cannot be written as well; give the output a name of its own",
             ),
             CaptureErrorKind::TextTooLong { what, length, maximum } => {
                 write!(formatter, "{what} has {length} octets; at most {maximum} can be written")

@@ -18,7 +18,7 @@ use flowtap_core::engine::{Screen, Screened, ScreenedCount};
 
 use super::turns::Turn;
 use super::{Pass, ReplayControl};
-use crate::files::{CaptureError, Chunk, ChunkedFile, Walked, names};
+use crate::files::{CaptureError, Chunk, ChunkedFile, Walked};
 
 /// Slots that are remembered of the frames of one chunk; the engine finds those of further frames itself.
 const MAXIMUM_SLOTS: usize = 1 << 16;
@@ -100,7 +100,7 @@ impl Pass<'_> {
         self.filtered_out += tally.filtered_out;
         if tally.count.frames > 0 {
             self.last_ns = tally.last_ns;
-            self.output.count(0, tally.count.frames);
+            self.output.count(self.first_interface, tally.count.frames);
             self.engine.count_screened(&tally.count);
         }
     }
@@ -143,6 +143,8 @@ impl Pass<'_> {
 /// The pass, and how the file ended.
 struct Ordered<'a, 'b> {
     pass: &'a mut Pass<'b>,
+    /// Whether the file's interface is known to the pass: with its first frame.
+    is_met: bool,
     read_octets: u64,
     end: Option<Result<(), CaptureError>>,
 }
@@ -223,10 +225,18 @@ impl Work<'_, '_> {
     fn take(&self, chunk: &Chunk, sifted: Option<&Sifted>, walked: Walked) -> bool {
         let mut ordered = self.ordered.lock().unwrap_or_else(PoisonError::into_inner);
         ordered.read_octets = walked.offset_octets();
-        let taken = match sifted {
+        let is_new = !ordered.is_met && chunk.has_records();
+        ordered.is_met |= is_new;
+        let met = if is_new {
+            let interface = std::slice::from_ref(self.file.interface());
+            ordered.pass.meet(self.file.path(), interface, 0)
+        } else {
+            Ok(())
+        };
+        let taken = met.and_then(|()| match sifted {
             None => ordered.pass.take_whole(self.file, chunk),
             Some(sifted) => ordered.pass.take_sifted(self.file, chunk, sifted),
-        };
+        });
         let read = self.read_before.saturating_add(ordered.read_octets);
         self.control.show(ordered.pass.frames, read);
         ordered.end = match (taken, walked) {
@@ -246,8 +256,6 @@ impl Pass<'_> {
         screen: &Screen,
         read_before: &mut u64,
     ) -> Result<bool, CaptureError> {
-        let interface = std::slice::from_ref(file.interface());
-        self.engine.name_interfaces(names(interface, None));
         let threads = self.threads;
         let work = Work {
             file,
@@ -261,6 +269,7 @@ impl Pass<'_> {
             order: Turn::default(),
             ordered: Mutex::new(Ordered {
                 pass: self,
+                is_met: false,
                 read_octets: 0,
                 end: None,
             }),
