@@ -85,6 +85,7 @@ def test_rights_are_in_the_broker_alone(tap: Tap) -> None:
     assert told["broker"] == "running"
     assert "CAP_NET_RAW" in told["broker_rights"]
     assert told["own_rights"] == []
+    tap.until("runs as root: without capabilities, but root's files are open to it")
 
 
 def test_copies_leave_with_a_foreign_source_address(tap: Tap) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 import uuid
@@ -412,6 +413,11 @@ def serve(path: Path) -> Stats:
         daemon = Daemon(configuration, broker)
         # Everything that listens is open now, and no thread has begun.
         give_up_rights()
+        if os.geteuid() == 0:
+            _LOG.warning(
+                "runs as root: without capabilities, but root's files are open to it; give it a user of its"
+                " own, as the unit of `flowtap config systemd-unit` does"
+            )
         _spare_collections()
         return asyncio.run(daemon.run())
     finally:
