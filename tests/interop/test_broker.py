@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -153,11 +154,17 @@ def test_requests_that_are_none_end_the_broker() -> None:
         assert process.wait(timeout=10) == 1
 
 
-def test_a_daemon_that_is_killed_while_its_broker_starts() -> None:
-    """Nobody is there any more when it has to say that it is ready."""
+@pytest.mark.parametrize("has_begun", [False, True])
+def test_a_daemon_that_is_killed_while_its_broker_starts(has_begun: bool) -> None:
+    """Nobody hears any more that it is ready, or nobody has read it."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    words = [sys.executable, "-m", "flowtap.service.broker_process", str(theirs.fileno())]
     with theirs:
+        if not has_begun:
+            ours.close()
+        process = subprocess.Popen(words, pass_fds=[theirs.fileno()], stderr=subprocess.PIPE)
+    if has_begun:
+        assert select.select([ours], [], [], 20)[0]
         ours.close()
-        words = [sys.executable, "-m", "flowtap.service.broker_process", str(theirs.fileno())]
-        done = subprocess.run(words, pass_fds=[theirs.fileno()], capture_output=True, check=False, timeout=20)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert process.communicate(timeout=20)[1] == b""
+    assert process.returncode == 0

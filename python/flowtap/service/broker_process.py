@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import suppress
 from typing import Final
 
 from flowtap._flowtap import keep_rights, rights_held, serve_broker
@@ -20,12 +21,9 @@ def main(descriptor: int, interfaces: list[str]) -> None:
         signal.signal(number, signal.SIG_IGN)
     os.chdir("/")
     keep_rights(KEPT)
-    with socket.socket(fileno=descriptor) as connection:
-        try:
-            connection.sendall(f"ready {' '.join(rights_held())}\n".encode())
-        except BrokenPipeError:
-            # The daemon has ended already.
-            return
+    # A daemon that was killed reads nothing more, and is nobody to complain to.
+    with suppress(BrokenPipeError, ConnectionResetError), socket.socket(fileno=descriptor) as connection:
+        connection.sendall(f"ready {' '.join(rights_held())}\n".encode())
         serve_broker(descriptor, interfaces)
 
 
