@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,7 @@ class Nursery:
         self._process = subprocess.Popen(
             [sys.executable, __file__], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         )
+        self._children: list[Child] = []
 
     def _ask(self, **question: Any) -> int:
         assert self._process.stdin is not None
@@ -33,14 +35,19 @@ class Nursery:
 
     def start(self, directory: Path, rights: list[str]) -> Child:
         """Starts ``flowtap run`` in a directory, with no more than some rights."""
-        return Child(self, self._ask(directory=str(directory), rights=rights))
+        child = Child(self, self._ask(directory=str(directory), rights=rights))
+        self._children.append(child)
+        return child
 
     def status(self, pid: int) -> int:
         """How a child has ended; waits for it."""
         return os.waitstatus_to_exitcode(self._ask(ended=pid))
 
     def close(self) -> None:
-        """Ends it, when its children have ended."""
+        """Ends it, and those of its children that have not ended."""
+        for child in self._children:
+            if child.is_waited_for:
+                child.end(signal.SIGKILL)
         self._process.communicate(timeout=10)
 
 
@@ -51,6 +58,7 @@ class Child:
         self._nursery = nursery
         self._pid = pid
         self._descriptor = os.pidfd_open(pid)
+        self.is_waited_for = True
 
     @property
     def has_ended(self) -> bool:
@@ -58,6 +66,7 @@ class Child:
 
     def end(self, number: int) -> int:
         """Sends a signal and waits; returns the exit status."""
+        self.is_waited_for = False
         os.kill(self._pid, number)
         os.close(self._descriptor)
         return self._nursery.status(self._pid)

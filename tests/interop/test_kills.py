@@ -11,6 +11,7 @@ import socket
 import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -224,16 +225,15 @@ def test_killed_again_and_again(tmp_path: Path) -> None:
 
 def take(directory: Path, seed: int, rights: list[str]) -> None:
     directory.mkdir()
-    walk = Walk(directory, seed, rights)
-    for _ in range(KILLS):
-        walk.round()
-    process = walk.start()
-    walk.agree()
-    assert process.end(signal.SIGTERM) == 0
+    with closing(Walk(directory, seed, rights)) as walk:
+        for _ in range(KILLS):
+            walk.round()
+        process = walk.start()
+        walk.agree()
+        assert process.end(signal.SIGTERM) == 0
     log = (directory / "log").read_text()
-    assert "Traceback" not in log
+    assert "Traceback" not in log, log[log.index("Traceback") :][:2000]
     # Every restart that had something to go on with has said so.
     assert len(re.findall(r"md: Server Restart: Alert-Info restarted; \d+ of \d+", log)) > KILLS * 0.8
     assert len(walk.added) > 3 * KILLS
     assert len(walk.deleted) > KILLS
-    walk.close()
