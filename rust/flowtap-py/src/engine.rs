@@ -1,6 +1,6 @@
 //! The engine for other people's taps, and the frame filter.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LockResult, Mutex, MutexGuard};
 
 use flowtap_core::batch::CopyBatch as CoreBatch;
 use flowtap_core::bpf::{Instruction, Program};
@@ -8,6 +8,7 @@ use flowtap_core::engine::{Engine as CoreEngine, EngineOptions, Framing};
 use flowtap_core::frame::{Direction, Frame, LinkType as CoreLinkType};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+use pyo3::sync::MutexExt;
 
 use crate::buffer::CopyBatch;
 use crate::errors;
@@ -29,13 +30,21 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    fn lock(&self) -> PyResult<MutexGuard<'_, CoreEngine>> {
+    /// The engine, for who has the interpreter: while somebody else works with it the interpreter is released.
+    fn lock_attached(&self, py: Python<'_>) -> PyResult<MutexGuard<'_, CoreEngine>> {
         errors::check_process(self.process_id)?;
-        // A panic in the core would have been a defect; the account it left is not to be trusted.
-        self.core.lock().map_err(|_poisoned: PoisonError<_>| {
-            errors::data_plane("the engine failed earlier and cannot be used any more")
-        })
+        usable(self.core.lock_py_attached(py))
     }
+}
+
+/// What a lock gave, if the engine can be used.
+fn usable(locked: LockResult<MutexGuard<'_, CoreEngine>>) -> PyResult<MutexGuard<'_, CoreEngine>> {
+    locked.map_err(|poisoned| {
+        // The exception needs the interpreter, for which nobody may wait while the engine is locked.
+        drop(poisoned);
+        // A panic in the core would have been a defect; the account it left is not to be trusted.
+        errors::data_plane("the engine failed earlier and cannot be used any more")
+    })
 }
 
 /// The four numbers of a record, in the byte order of this machine.
@@ -77,6 +86,7 @@ impl Engine {
     #[pyo3(signature = (frame, *, timestamp_ns=0, original_length_octets=None))]
     fn feed(
         &self,
+        py: Python<'_>,
         frame: &Bound<'_, PyAny>,
         timestamp_ns: u64,
         original_length_octets: Option<u32>,
@@ -84,7 +94,7 @@ impl Engine {
         let data = input::octets(frame)?;
         let captured = u32::try_from(data.len())?;
         let mut batch = CoreBatch::new();
-        let mut engine = self.lock()?;
+        let mut engine = self.lock_attached(py)?;
         let frame = Frame {
             data: &data,
             link_type: self.link_type,
@@ -113,8 +123,9 @@ impl Engine {
                 rest.len()
             )));
         }
+        errors::check_process(self.process_id)?;
         py.detach(|| {
-            let mut engine = self.lock()?;
+            let mut engine = usable(self.core.lock())?;
             let mut batch = CoreBatch::new();
             for (number, record) in records.iter().enumerate() {
                 let [seconds, microseconds, offset, captured] = record_fields(record);
@@ -146,22 +157,22 @@ impl Engine {
     }
 
     /// Decides what still waits for a first fragment: to be called at the end of the input.
-    fn flush(&self) -> PyResult<CopyBatch> {
-        let mut engine = self.lock()?;
+    fn flush(&self, py: Python<'_>) -> PyResult<CopyBatch> {
+        let mut engine = self.lock_attached(py)?;
         let mut batch = CoreBatch::new();
         engine.flush(0, &mut batch, &mut ());
         Ok(CopyBatch::new(batch, Arc::clone(engine.table())))
     }
 
     /// Changes the table; counters and budgets follow the criteria ids.
-    fn install(&self, table: &FilterTable) -> PyResult<()> {
-        self.lock()?.install(Arc::clone(&table.0));
+    fn install(&self, py: Python<'_>, table: &FilterTable) -> PyResult<()> {
+        self.lock_attached(py)?.install(Arc::clone(&table.0));
         Ok(())
     }
 
-    fn stats(&self) -> PyResult<Stats> {
-        let engine = self.lock()?;
-        Stats::of_engine(engine.stats())
+    fn stats(&self, py: Python<'_>) -> PyResult<Stats> {
+        let stats = self.lock_attached(py)?.stats();
+        Stats::of_engine(stats).map_err(|error| errors::from_account(&error))
     }
 }
 

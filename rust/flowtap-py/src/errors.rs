@@ -1,5 +1,6 @@
 //! Rust errors to the exception classes of `flowtap.errors`.
 
+use flowtap_core::counters::AccountError;
 use flowtap_core::criteria::CriteriaError;
 use flowtap_io::files::CaptureError;
 use pyo3::prelude::*;
@@ -69,6 +70,11 @@ pub(crate) fn capture(path: &str, message: &str, offset_octets: Option<u64>) -> 
 /// The exception for a capture file that cannot be read further.
 pub(crate) fn from_capture(error: &CaptureError) -> PyErr {
     capture(&error.path, &error.to_string(), Some(error.offset_octets))
+}
+
+/// The exception for an account that contradicts itself.
+pub(crate) fn from_account(error: &AccountError) -> PyErr {
+    data_plane(&error.to_string())
 }
 
 /// Refuses to go on in a child process: sockets, threads and counters belong to the parent.

@@ -102,7 +102,8 @@ impl Replay {
             .map_err(|_panic| errors::data_plane("the pass failed: a defect in flowtap"))?
             .map_err(|error| errors::from_capture(&error))?;
         Ok(ReplayReport {
-            stats: Stats::of_export(report.stats, report.exported)?,
+            stats: Stats::of_export(report.stats, report.exported)
+                .map_err(|error| errors::from_account(&error))?,
             elapsed_s: report.elapsed.as_secs_f64(),
             filtered_out: report.filtered_out,
             written: report.written,

@@ -2,12 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use flowtap_core::counters::{CriterionCounters, Stats as CoreStats};
+use flowtap_core::counters::{AccountError, CriterionCounters, Stats as CoreStats};
 use flowtap_io::export::ExportCount;
 use flowtap_io::tap::{CaptureCount, TapStats};
 use pyo3::prelude::*;
-
-use crate::errors;
 
 /// The account of one criterion.
 #[pyclass(frozen, get_all, module = "flowtap")]
@@ -147,9 +145,12 @@ pub(crate) struct Stats {
 }
 
 impl Stats {
-    fn new(core: CoreStats, exports: Option<Vec<ExportCount>>, generation: u64) -> PyResult<Self> {
-        core.check()
-            .map_err(|error| errors::data_plane(&error.to_string()))?;
+    fn new(
+        core: CoreStats,
+        exports: Option<Vec<ExportCount>>,
+        generation: u64,
+    ) -> Result<Self, AccountError> {
+        core.check()?;
         let exports = exports.map(|counts| {
             counts
                 .into_iter()
@@ -193,15 +194,18 @@ impl Stats {
         criteria.map(|each| (each.id, each.packets, each.octets, each.last_match_ns))
     }
 
-    pub(crate) fn of_engine(core: CoreStats) -> PyResult<Self> {
+    pub(crate) fn of_engine(core: CoreStats) -> Result<Self, AccountError> {
         Self::new(core, None, 0)
     }
 
-    pub(crate) fn of_export(core: CoreStats, exports: Option<Vec<ExportCount>>) -> PyResult<Self> {
+    pub(crate) fn of_export(
+        core: CoreStats,
+        exports: Option<Vec<ExportCount>>,
+    ) -> Result<Self, AccountError> {
         Self::new(core, exports, 0)
     }
 
-    pub(crate) fn of_tap(stats: TapStats) -> PyResult<Self> {
+    pub(crate) fn of_tap(stats: TapStats) -> Result<Self, AccountError> {
         Ok(Self {
             captures: stats.captures,
             written: stats.written,

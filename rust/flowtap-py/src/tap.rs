@@ -2,14 +2,16 @@
 
 use std::collections::HashSet;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use flowtap_core::batch::CopyBatch as CoreBatch;
+use flowtap_core::counters::{AccountError, Stats as CoreStats};
 use flowtap_core::own::OwnEndpoint;
 use flowtap_core::table::FilterTable as CoreTable;
 use flowtap_io::broker::{Broker, udp_socket};
 use flowtap_io::export::ExportOptions;
+use flowtap_io::files::CaptureError;
 use flowtap_io::packet::{RingOptions, Timestamps};
 use flowtap_io::tap::{
     CaptureBatches, LiveOptions, OutputOptions, Pace, PlayOptions, Tap as IoTap, TapError,
@@ -75,12 +77,38 @@ enum PaceArgument {
     Word(String),
 }
 
-fn failure(error: &TapError) -> PyErr {
-    match error {
-        TapError::PermissionMissing { right, .. } => {
-            errors::permission_missing(right, &error.to_string())
+/// Why a call failed, said without the interpreter: nobody may wait for that while the state is locked.
+enum Failure {
+    Tap(TapError),
+    Capture(CaptureError),
+    Account(AccountError),
+    /// The tap is not one for this call.
+    Misuse(&'static str),
+}
+
+impl From<TapError> for Failure {
+    fn from(error: TapError) -> Self {
+        Self::Tap(error)
+    }
+}
+
+impl From<AccountError> for Failure {
+    fn from(error: AccountError) -> Self {
+        Self::Account(error)
+    }
+}
+
+impl From<Failure> for PyErr {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Tap(error @ TapError::PermissionMissing { right, .. }) => {
+                errors::permission_missing(right, &error.to_string())
+            }
+            Failure::Tap(error) => errors::data_plane(&error.to_string()),
+            Failure::Capture(error) => errors::from_capture(&error),
+            Failure::Account(error) => errors::from_account(&error),
+            Failure::Misuse(message) => errors::data_plane(message),
         }
-        _ => errors::data_plane(&error.to_string()),
     }
 }
 
@@ -92,9 +120,16 @@ impl Tap {
         }
     }
 
-    fn lock(&self) -> PyResult<MutexGuard<'_, State>> {
+    /// Works on the state with the interpreter released: who waits for another call lets everybody else go on. An
+    /// exception is made when the state is free again, since that needs the interpreter.
+    fn with_state<T: Send>(
+        &self,
+        py: Python<'_>,
+        work: impl FnOnce(&mut State) -> Result<T, Failure> + Send,
+    ) -> PyResult<T> {
         errors::check_process(self.process_id)?;
-        Ok(self.state.lock().unwrap_or_else(PoisonError::into_inner))
+        py.detach(|| work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner)))
+            .map_err(PyErr::from)
     }
 }
 
@@ -341,50 +376,49 @@ impl Tap {
 
     /// Names control channels of the tap itself, which are never tapped: protocol, address (None for all of this host) and
     /// port. Only before the start; captures that are played contain none.
-    fn exclude(&self, own: Vec<(u8, Option<IpAddr>, u16)>) -> PyResult<()> {
-        match &mut *self.lock()? {
+    fn exclude(&self, py: Python<'_>, own: Vec<(u8, Option<IpAddr>, u16)>) -> PyResult<()> {
+        self.with_state(py, |state| match state {
             State::Ready { source, .. } => {
                 if let Source::Interfaces(options) = &mut **source {
                     options.own.extend(endpoints(own));
                 }
                 Ok(())
             }
-            _ => Err(errors::data_plane("exclude: only before the start")),
-        }
+            _ => Err(Failure::Misuse("exclude: only before the start")),
+        })
     }
 
     /// Starts the workers.
     fn start(&self, py: Python<'_>) -> PyResult<()> {
-        py.detach(|| {
-            let mut state = self.lock()?;
-            match std::mem::replace(&mut *state, State::Gone) {
-                State::Ready { table, source } => {
-                    *state = State::Running(source.start(table).map_err(|error| failure(&error))?);
-                    Ok(())
-                }
-                other => {
-                    *state = other;
-                    Err(errors::data_plane(
-                        "start: only a tap made by Tap.replay or Tap.live can be started, and once",
-                    ))
-                }
+        self.with_state(py, |state| match std::mem::replace(state, State::Gone) {
+            State::Ready { table, source } => {
+                *state = State::Running(source.start(table)?);
+                Ok(())
+            }
+            other => {
+                *state = other;
+                Err(Failure::Misuse(
+                    "start: only a tap made by Tap.replay or Tap.live can be started, and once",
+                ))
             }
         })
     }
 
     /// What has happened to the interfaces since this was asked for last, in words.
-    fn events(&self) -> PyResult<Vec<String>> {
-        Ok(match &*self.lock()? {
-            State::Running(tap) => tap.events(),
-            _ => Vec::new(),
+    fn events(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        self.with_state(py, |state| {
+            Ok(match state {
+                State::Running(tap) => tap.events(),
+                _ => Vec::new(),
+            })
         })
     }
 
     /// Changes the table; returns its generation when nothing uses the old one any more.
     fn install(&self, py: Python<'_>, table: &FilterTable) -> PyResult<u64> {
         let new = Arc::clone(&table.0);
-        py.detach(|| match &mut *self.lock()? {
-            State::Running(tap) => tap.install(&new).map_err(|error| failure(&error)),
+        self.with_state(py, |state| match state {
+            State::Running(tap) => Ok(tap.install(&new)?),
             State::Batches { batches, .. } => {
                 batches.install(new);
                 Ok(0)
@@ -393,21 +427,20 @@ impl Tap {
                 *table = new;
                 Ok(0)
             }
-            State::Stopped(_) | State::Gone => Err(failure(&TapError::Stopped)),
+            State::Stopped(_) | State::Gone => Err(TapError::Stopped.into()),
         })
     }
 
     /// The account of this moment.
     fn stats(&self, py: Python<'_>) -> PyResult<Stats> {
-        py.detach(|| match &*self.lock()? {
-            State::Running(tap) => tap
-                .stats()
-                .map_err(|error| failure(&error))
-                .and_then(Stats::of_tap),
-            State::Batches { batches, .. } => Stats::of_engine(batches.stats()),
-            State::Ready { .. } => Stats::of_engine(flowtap_core::counters::Stats::default()),
-            State::Stopped(stats) => Ok(stats.clone()),
-            State::Gone => Err(failure(&TapError::Stopped)),
+        self.with_state(py, |state| {
+            Ok(match state {
+                State::Running(tap) => Stats::of_tap(tap.stats()?)?,
+                State::Batches { batches, .. } => Stats::of_engine(batches.stats())?,
+                State::Ready { .. } => Stats::of_engine(CoreStats::default())?,
+                State::Stopped(stats) => stats.clone(),
+                State::Gone => return Err(TapError::Stopped.into()),
+            })
         })
     }
 
@@ -417,17 +450,13 @@ impl Tap {
         let timeout = Duration::try_from_secs_f64(timeout_s).map_err(|_error| {
             PyValueError::new_err("timeout_s: a number of seconds from 0 is right")
         })?;
-        py.detach(|| {
-            let mut state = self.lock()?;
-            let stats = match &mut *state {
-                State::Running(tap) => tap
-                    .stop(timeout)
-                    .map_err(|error| failure(&error))
-                    .and_then(Stats::of_tap)?,
+        self.with_state(py, |state| {
+            let stats = match state {
+                State::Running(tap) => Stats::of_tap(tap.stop(timeout)?)?,
                 State::Batches { batches, .. } => Stats::of_engine(batches.stats())?,
-                State::Ready { .. } => Stats::of_engine(flowtap_core::counters::Stats::default())?,
+                State::Ready { .. } => Stats::of_engine(CoreStats::default())?,
                 State::Stopped(stats) => return Ok(stats.clone()),
-                State::Gone => return Err(failure(&TapError::Stopped)),
+                State::Gone => return Err(TapError::Stopped.into()),
             };
             *state = State::Stopped(stats.clone());
             Ok(stats)
@@ -436,20 +465,24 @@ impl Tap {
 
     /// Whether every capture was played to its end.
     #[getter]
-    fn finished(&self) -> PyResult<bool> {
-        Ok(match &*self.lock()? {
-            State::Running(tap) => tap.is_finished(),
-            State::Stopped(_) | State::Gone => true,
-            State::Batches { .. } | State::Ready { .. } => false,
+    fn finished(&self, py: Python<'_>) -> PyResult<bool> {
+        self.with_state(py, |state| {
+            Ok(match state {
+                State::Running(tap) => tap.is_finished(),
+                State::Stopped(_) | State::Gone => true,
+                State::Batches { .. } | State::Ready { .. } => false,
+            })
         })
     }
 
     /// What ended the playing early.
     #[getter]
-    fn error(&self) -> PyResult<Option<String>> {
-        Ok(match &*self.lock()? {
-            State::Running(tap) => tap.error(),
-            _ => None,
+    fn error(&self, py: Python<'_>) -> PyResult<Option<String>> {
+        self.with_state(py, |state| {
+            Ok(match state {
+                State::Running(tap) => tap.error(),
+                _ => None,
+            })
         })
     }
 
@@ -461,12 +494,12 @@ impl Tap {
         loop {
             // Signals are seen between batches, also where nothing matches.
             py.check_signals()?;
-            let step = py.detach(|| match &mut *self.lock()? {
+            let step = self.with_state(py, |state| match state {
                 State::Batches { batches, frames } => {
                     let mut batch = CoreBatch::new();
                     let more = batches
                         .next_batch(*frames, &mut batch)
-                        .map_err(|error| errors::from_capture(&error))?;
+                        .map_err(Failure::Capture)?;
                     let table = Arc::clone(batches.table());
                     Ok((
                         more,
@@ -474,7 +507,7 @@ impl Tap {
                     ))
                 }
                 State::Stopped(_) => Ok((false, None)),
-                _ => Err(errors::data_plane(
+                _ => Err(Failure::Misuse(
                     "only a tap made by Tap.from_pcap gives batches",
                 )),
             })?;

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import struct
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -174,6 +176,31 @@ def test_a_tap_says_why_it_ended_early(tmp_path: Path) -> None:
     for pace in ("quick", 0, -1.0, float("nan")):
         with pytest.raises(ValueError, match="pace"):
             Tap.replay([PLAIN], table(), pace=pace)  # type: ignore[arg-type]
+
+
+# In a program of its own: an interpreter that stands still cannot be ended from within.
+ERRORS_BESIDE_QUESTIONS = """
+import sys, threading
+from flowtap import DataPlaneError, FilterTable, Tap
+table = FilterTable.compile([])
+for _ in range(200):
+    tap = Tap.replay([sys.argv[1]], table, pace="fast", export=False)
+    tap.start()
+    def refused():
+        for call in (lambda: tap.stop(0.0), tap.start, lambda: tap.install(table), tap.stats):
+            try:
+                call()
+            except DataPlaneError:
+                pass
+    beside = threading.Thread(target=refused)
+    beside.start()
+    while beside.is_alive():
+        tap.finished, tap.error, tap.events()
+"""
+
+
+def test_an_error_beside_a_question_ends_both() -> None:
+    subprocess.run([sys.executable, "-c", ERRORS_BESIDE_QUESTIONS, PLAIN], check=True, timeout=60)
 
 
 def test_pace() -> None:
