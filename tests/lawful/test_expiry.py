@@ -17,7 +17,7 @@ import pytest
 from daemon import CAPTURE
 from scene import PLACES, V7, Scene, add_request, now, policy, principal
 
-from flowtap import FilterTable, Tap
+from flowtap import Criteria, Engine, FilterTable, LinkType, Tap
 from flowtap._flowtap import UsageFile
 from flowtap.control import (
     ContentDestination,
@@ -142,6 +142,24 @@ def test_not_one_packet_more_than_the_budget(unattended: Unattended, budget: int
 def test_the_packet_that_uses_up_the_octets_is_the_last_one(unattended: Unattended) -> None:
     unattended.add(static=False, timeouts=Timeouts(octets=1))
     assert unattended.until_silent() == 1
+
+
+def test_a_fragment_that_waited_is_not_copied_for_what_has_ended_meanwhile() -> None:
+    """Not in the end either, when everything that waits is decided."""
+    later = bytes.fromhex("45000024 00090003 40110000 c0000201 c6336402") + bytes(16)
+    whole = bytes.fromhex("4500001c 00010000 40110000 c0000201 c6336402 0001003500080000")
+    other = bytes.fromhex("4500001c 00010000 40110000 c6336402 c0000201 0001003500080000")
+    # The second criterion needs the port, for which the fragment waits.
+    ends = Criteria(1, source="192.0.2.1", timeout_total_s=10)
+    engine = Engine(
+        FilterTable.compile([ends, Criteria(2, source="192.0.2.1", destination_port=99)]), LinkType.IPV4
+    )
+    engine.feed(other, timestamp_ns=1_000_000_000)
+    assert len(engine.feed(whole, timestamp_ns=2_000_000_000)) == 1
+    assert len(engine.feed(whole, timestamp_ns=20_000_000_000)) == 0
+    engine.feed(later, timestamp_ns=21_000_000_000)
+    assert len(engine.flush()) == 0
+    assert engine.stats().copied == 1
 
 
 def test_a_refresh_gives_what_it_says_and_no_more(unattended: Unattended) -> None:

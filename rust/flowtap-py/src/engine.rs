@@ -21,24 +21,67 @@ use crate::table::FilterTable;
 /// Octets of one record of pcapy-ng's `next_batch`: seconds, microseconds, offset, captured length.
 const RECORD_OCTETS: usize = 16;
 
+/// The engine, and how far its time has come.
+struct Fed {
+    engine: CoreEngine,
+    last_ns: u64,
+}
+
+impl Fed {
+    fn process(&mut self, frame: &Frame<'_>, batch: &mut CoreBatch) {
+        self.last_ns = frame.timestamp_ns;
+        self.engine
+            .process(frame, frame.timestamp_ns, batch, &mut ());
+    }
+}
+
 /// Match and encapsulate inside somebody else's tap.
 #[pyclass(frozen, module = "flowtap")]
 pub(crate) struct Engine {
-    core: Mutex<CoreEngine>,
+    core: Mutex<Fed>,
     link_type: CoreLinkType,
     process_id: u32,
 }
 
 impl Engine {
     /// The engine, for who has the interpreter: while somebody else works with it the interpreter is released.
-    fn lock_attached(&self, py: Python<'_>) -> PyResult<MutexGuard<'_, CoreEngine>> {
+    fn lock_attached(&self, py: Python<'_>) -> PyResult<MutexGuard<'_, Fed>> {
         errors::check_process(self.process_id)?;
         usable(self.core.lock_py_attached(py))
+    }
+
+    /// The frame of a record.
+    fn recorded<'a>(
+        &self,
+        packets: &'a [u8],
+        number: usize,
+        record: &[u8; RECORD_OCTETS],
+    ) -> PyResult<Frame<'a>> {
+        let [seconds, microseconds, offset, captured] = record_fields(record);
+        let data = usize::try_from(offset)
+            .ok()
+            .zip(usize::try_from(captured).ok())
+            .and_then(|(start, length)| packets.get(start..start.checked_add(length)?))
+            .ok_or_else(|| {
+                PyValueError::new_err(format!(
+                    "records[{number}]: {captured} octets at offset {offset} lie outside the {} octets of packets",
+                    packets.len()
+                ))
+            })?;
+        Ok(Frame {
+            data,
+            link_type: self.link_type,
+            timestamp_ns: u64::from(seconds) * 1_000_000_000 + u64::from(microseconds) * 1_000,
+            // The record does not say how long the frame was on the wire.
+            original_length_octets: captured,
+            interface: 0,
+            direction: Direction::Unknown,
+        })
     }
 }
 
 /// What a lock gave, if the engine can be used.
-fn usable(locked: LockResult<MutexGuard<'_, CoreEngine>>) -> PyResult<MutexGuard<'_, CoreEngine>> {
+fn usable(locked: LockResult<MutexGuard<'_, Fed>>) -> PyResult<MutexGuard<'_, Fed>> {
     locked.map_err(|poisoned| {
         // The exception needs the interpreter, for which nobody may wait while the engine is locked.
         drop(poisoned);
@@ -76,7 +119,10 @@ impl Engine {
         let mut core = CoreEngine::new(Arc::clone(&table.0), options);
         core.name_interfaces(vec![interface]);
         Ok(Self {
-            core: Mutex::new(core),
+            core: Mutex::new(Fed {
+                engine: core,
+                last_ns: 0,
+            }),
             link_type: link_type.0,
             process_id: std::process::id(),
         })
@@ -94,7 +140,7 @@ impl Engine {
         let data = input::octets(frame)?;
         let captured = u32::try_from(data.len())?;
         let mut batch = CoreBatch::new();
-        let mut engine = self.lock_attached(py)?;
+        let mut fed = self.lock_attached(py)?;
         let frame = Frame {
             data: &data,
             link_type: self.link_type,
@@ -103,8 +149,8 @@ impl Engine {
             interface: 0,
             direction: Direction::Unknown,
         };
-        engine.process(&frame, timestamp_ns, &mut batch, &mut ());
-        Ok(CopyBatch::new(batch, Arc::clone(engine.table())))
+        fed.process(&frame, &mut batch);
+        Ok(CopyBatch::new(batch, Arc::clone(fed.engine.table())))
     }
 
     /// Takes what pcapy-ng's `next_batch` returned; the work runs with the interpreter released.
@@ -125,53 +171,34 @@ impl Engine {
         }
         errors::check_process(self.process_id)?;
         py.detach(|| {
-            let mut engine = usable(self.core.lock())?;
+            let mut fed = usable(self.core.lock())?;
             let mut batch = CoreBatch::new();
             for (number, record) in records.iter().enumerate() {
-                let [seconds, microseconds, offset, captured] = record_fields(record);
-                let data = usize::try_from(offset)
-                    .ok()
-                    .zip(usize::try_from(captured).ok())
-                    .and_then(|(start, length)| packets.get(start..start.checked_add(length)?))
-                    .ok_or_else(|| {
-                        PyValueError::new_err(format!(
-                            "records[{number}]: {captured} octets at offset {offset} lie outside the {} octets of packets",
-                            packets.len()
-                        ))
-                    })?;
-                let timestamp_ns =
-                    u64::from(seconds) * 1_000_000_000 + u64::from(microseconds) * 1_000;
-                let frame = Frame {
-                    data,
-                    link_type: self.link_type,
-                    timestamp_ns,
-                    // The record does not say how long the frame was on the wire.
-                    original_length_octets: captured,
-                    interface: 0,
-                    direction: Direction::Unknown,
-                };
-                engine.process(&frame, timestamp_ns, &mut batch, &mut ());
+                let frame = self.recorded(&packets, number, record)?;
+                fed.process(&frame, &mut batch);
             }
-                Ok(CopyBatch::new(batch, Arc::clone(engine.table())))
+            Ok(CopyBatch::new(batch, Arc::clone(fed.engine.table())))
         })
     }
 
     /// Decides what still waits for a first fragment: to be called at the end of the input.
     fn flush(&self, py: Python<'_>) -> PyResult<CopyBatch> {
-        let mut engine = self.lock_attached(py)?;
+        let mut fed = self.lock_attached(py)?;
         let mut batch = CoreBatch::new();
-        engine.flush(0, &mut batch, &mut ());
+        // Criteria that had ended by the last frame get nothing now.
+        let Fed { engine, last_ns } = &mut *fed;
+        engine.flush(*last_ns, &mut batch, &mut ());
         Ok(CopyBatch::new(batch, Arc::clone(engine.table())))
     }
 
     /// Changes the table; counters and budgets follow the criteria ids.
     fn install(&self, py: Python<'_>, table: &FilterTable) -> PyResult<()> {
-        self.lock_attached(py)?.install(Arc::clone(&table.0));
+        self.lock_attached(py)?.engine.install(Arc::clone(&table.0));
         Ok(())
     }
 
     fn stats(&self, py: Python<'_>) -> PyResult<Stats> {
-        let stats = self.lock_attached(py)?.stats();
+        let stats = self.lock_attached(py)?.engine.stats();
         Stats::of_engine(stats).map_err(|error| errors::from_account(&error))
     }
 }
