@@ -171,11 +171,16 @@ impl Engine {
         }
         errors::check_process(self.process_id)?;
         py.detach(|| {
+            // Everything is looked at first: copies that nobody would be given must not be counted as made.
+            let frames = records
+                .iter()
+                .enumerate()
+                .map(|(number, record)| self.recorded(&packets, number, record))
+                .collect::<PyResult<Vec<Frame<'_>>>>()?;
             let mut fed = usable(self.core.lock())?;
             let mut batch = CoreBatch::new();
-            for (number, record) in records.iter().enumerate() {
-                let frame = self.recorded(&packets, number, record)?;
-                fed.process(&frame, &mut batch);
+            for frame in &frames {
+                fed.process(frame, &mut batch);
             }
             Ok(CopyBatch::new(batch, Arc::clone(fed.engine.table())))
         })

@@ -106,6 +106,17 @@ def test_records_that_lie_are_refused() -> None:
     assert len(engine.feed_batch(b"", b"")) == 0
 
 
+def test_a_refused_batch_leaves_no_trace_in_the_account() -> None:
+    engine = Engine(table("cd1"))
+    frame = next(frame for frame in frames() if frame[26:30] == bytes([192, 0, 2, 10]))
+    good = struct.pack("=4I", 1, 0, 0, len(frame))
+    with pytest.raises(ValueError, match=r"records\[3\]"):
+        engine.feed_batch(frame, good * 3 + struct.pack("=4I", 1, 0, 1, len(frame)))
+    # Copies that nobody was given are not counted as made.
+    assert (engine.stats().frames, engine.stats().copied) == (0, 0)
+    assert len(engine.feed_batch(frame, good * 3)) == engine.stats().copied == 3
+
+
 def test_buffers_of_every_kind() -> None:
     frame = next(frame for frame in frames() if frame[26:30] == bytes([192, 0, 2, 10]))
     for buffer in (frame, bytearray(frame), memoryview(frame)):
