@@ -159,7 +159,8 @@ pub struct Engine {
     duplicates: Option<Arc<Duplicates>>,
     /// Slots whose criteria's lifetime has not begun: before the first frame after an install.
     fresh: Vec<usize>,
-    /// Lifetimes have to begin, or inner packets are to be looked at: one question for what most frames have no part in.
+    /// Lifetimes have to begin, inner packets are to be looked at, or fragments wait: one question for what most frames have
+    /// no part in.
     is_unusual: bool,
     /// Scratch memory: slots of one packet, ids of one datagram, one outer datagram.
     slots: Vec<u32>,
@@ -213,7 +214,7 @@ impl Engine {
         self.totals.frames += 1;
         self.totals.octets += u64::try_from(frame.data.len()).unwrap_or(u64::MAX);
         let tunnel = if self.is_unusual {
-            self.begin(frame, now_ns)
+            self.begin(frame, now_ns, batch, sink)
         } else {
             None
         };
@@ -328,10 +329,18 @@ impl Engine {
         }
     }
 
-    /// Begins lifetimes; a frame that can be a tunnel whose inner packets count comes back as its outermost packet.
+    /// Does what is due before a frame; one that can be a tunnel whose inner packets count comes back as its outermost
+    /// packet.
     #[cold]
-    fn begin<'a>(&mut self, frame: &Frame<'a>, now_ns: u64) -> Option<Outer<'a>> {
+    fn begin<'a>(
+        &mut self,
+        frame: &Frame<'a>,
+        now_ns: u64,
+        batch: &mut CopyBatch,
+        sink: &mut impl MatchSink,
+    ) -> Option<Outer<'a>> {
         self.begin_lifetimes(now_ns);
+        self.decide_overdue(now_ns, batch, sink);
         tunnel_in(frame, self.options.inner).filter(|_| !self.table.slots().is_empty())
     }
 
@@ -341,7 +350,6 @@ impl Engine {
                 state.since_ns.get_or_insert(now_ns);
             }
         }
-        self.is_unusual = !self.options.inner.is_empty();
     }
 
     /// Decides what still waits for a first fragment: at the end of the input.

@@ -119,12 +119,20 @@ struct Known {
 /// Held frames whose datagram was forgotten before its first fragment came.
 pub type Forgotten = Vec<HeldFrame>;
 
+/// A datagram's place in the order of arrival.
+#[derive(Debug)]
+struct Arrival {
+    datagram: Datagram,
+    since_ns: u64,
+    number: u64,
+}
+
 /// The memory of fragmented datagrams.
 #[derive(Debug)]
 pub struct FragmentMemory {
     limits: FragmentLimits,
     known: HashMap<Datagram, Known, RandomState>,
-    order: VecDeque<(Datagram, u64)>,
+    order: VecDeque<Arrival>,
     held_octets: usize,
     next_number: u64,
 }
@@ -144,6 +152,11 @@ impl FragmentMemory {
     /// How many frames are held.
     pub fn held_frames(&self) -> usize {
         self.known.values().map(|known| known.held.len()).sum()
+    }
+
+    /// Whether any frame is held.
+    pub const fn is_waiting(&self) -> bool {
+        self.held_octets > 0
     }
 
     /// The verdict on the datagram of a later fragment, None where its first has not been seen.
@@ -207,7 +220,11 @@ impl FragmentMemory {
     ) {
         let number = self.next_number;
         self.next_number += 1;
-        self.order.push_back((datagram, number));
+        self.order.push_back(Arrival {
+            datagram,
+            since_ns: now_ns,
+            number,
+        });
         self.known.insert(
             datagram,
             Known {
@@ -220,50 +237,76 @@ impl FragmentMemory {
         // A datagram that came again is in the order twice; who sends one again and again must not fill the memory.
         if self.order.len() > 2 * self.known.len() + SUPERSEDED {
             let known = &self.known;
-            self.order.retain(|(datagram, number)| {
+            self.order.retain(|arrival| {
                 known
-                    .get(datagram)
-                    .is_some_and(|known| known.number == *number)
+                    .get(&arrival.datagram)
+                    .is_some_and(|known| known.number == arrival.number)
             });
         }
+    }
+
+    fn is_past(&self, since_ns: u64, now_ns: u64) -> bool {
+        now_ns.saturating_sub(since_ns) > self.limits.timeout_ns
+    }
+
+    /// What is known of the datagram that arrived then, None where it came again since.
+    fn remove(&mut self, arrival: &Arrival) -> Option<Known> {
+        let current = self.known.get(&arrival.datagram)?;
+        if current.number != arrival.number {
+            return None;
+        }
+        let known = self.known.remove(&arrival.datagram)?;
+        self.held_octets -= octets(&known.held);
+        Some(known)
     }
 
     /// Forgets what is too old or too much, and returns the frames that waited in vain.
     pub fn forget(&mut self, now_ns: u64) -> Forgotten {
         let mut forgotten = Vec::new();
-        while let Some(&(datagram, number)) = self.order.front() {
-            let current = self
+        while let Some(oldest) = self.order.front() {
+            let is_current = self
                 .known
-                .get(&datagram)
-                .filter(|known| known.number == number);
-            let keep = current.is_some_and(|known| {
-                now_ns.saturating_sub(known.since_ns) <= self.limits.timeout_ns
-                    && self.known.len() <= self.limits.datagrams
-                    && self.held_octets <= self.limits.held_octets
-            });
-            if keep {
+                .get(&oldest.datagram)
+                .is_some_and(|known| known.number == oldest.number);
+            if is_current
+                && !self.is_past(oldest.since_ns, now_ns)
+                && self.known.len() <= self.limits.datagrams
+                && self.held_octets <= self.limits.held_octets
+            {
                 break;
             }
-            if current.is_some()
-                && let Some(known) = self.known.remove(&datagram)
+            if let Some(oldest) = self.order.pop_front()
+                && let Some(known) = self.remove(&oldest)
             {
-                self.held_octets -= octets(&known.held);
                 forgotten.extend(known.held);
             }
-            self.order.pop_front();
         }
         forgotten
+    }
+
+    /// Forgets what is too old as long as frames wait, and returns those that waited in vain, each with the time at which
+    /// its own was up.
+    pub fn overdue(&mut self, now_ns: u64) -> Vec<(HeldFrame, u64)> {
+        let mut overdue = Vec::new();
+        while self.is_waiting()
+            && let Some(oldest) = self.order.front()
+            && self.is_past(oldest.since_ns, now_ns)
+            && let Some(oldest) = self.order.pop_front()
+        {
+            let due_ns = oldest.since_ns.saturating_add(self.limits.timeout_ns);
+            let held = self.remove(&oldest).map(|known| known.held);
+            overdue.extend(held.into_iter().flatten().map(|frame| (frame, due_ns)));
+        }
+        overdue
     }
 
     /// Forgets everything and returns the frames that still waited.
     pub fn drain(&mut self) -> Forgotten {
         let mut forgotten = Vec::new();
-        for (datagram, _) in std::mem::take(&mut self.order) {
-            if let Some(known) = self.known.remove(&datagram) {
-                forgotten.extend(known.held);
-            }
+        for arrival in std::mem::take(&mut self.order) {
+            let known = self.remove(&arrival);
+            forgotten.extend(known.into_iter().flat_map(|known| known.held));
         }
-        self.held_octets = 0;
         forgotten
     }
 }

@@ -297,6 +297,43 @@ fn fragments_whose_first_never_comes_are_decided_by_what_they_tell() {
 }
 
 #[test]
+fn a_fragment_waits_no_longer_than_its_time_whatever_comes_meanwhile() {
+    const TIME_NS: u64 = 30_000_000_000;
+    let ends_at_its_time = Entry {
+        lifetime: Lifetime {
+            total_ns: Some(TIME_NS + 1),
+            ..Lifetime::default()
+        },
+        ..from_a(3, &[0])
+    };
+    let entries = vec![dns_from_a(1), from_a(2, &[0]), ends_at_its_time];
+    let others = [ipv4(B, B, 6, &[]), vec![1, 2, 3], ipv4(A, B, 6, &[])];
+    for (other, matching) in others.iter().zip([0, 0, 1]) {
+        let mut engine = engine(entries.clone(), 1500);
+        let mut batch = CopyBatch::new();
+        let mut come = |data: &[u8], now_ns| {
+            batch.clear();
+            engine.process(&frame(data, LinkType::Raw), now_ns, &mut batch, &mut ());
+            (batch.len(), engine.stats().held)
+        };
+        assert_eq!(come(&fragments(7)[1], 0), (0, 1));
+        // A criterion gets it that had not ended when its time was up, however late that is seen.
+        let (before, _) = come(other, TIME_NS);
+        assert_eq!(before, matching * 2);
+        assert_eq!(come(other, TIME_NS * 3), (2 + matching, 0));
+        assert_eq!(come(other, TIME_NS * 6), (matching, 0));
+    }
+    // Who has a clock and no frames asks for it; what has ended by then gets nothing.
+    let mut engine = engine(entries, 1500);
+    let mut batch = CopyBatch::new();
+    process(&mut engine, &fragments(7)[1], 0);
+    for (now_ns, copies) in [(TIME_NS, 0), (TIME_NS + 1, 1), (TIME_NS * 3, 1)] {
+        engine.pass_time(now_ns, &mut batch, &mut ());
+        assert_eq!(batch.len(), copies);
+    }
+}
+
+#[test]
 fn ipv6_fragments_wait_for_a_protocol_too() {
     let text = CriteriaText {
         source: Some("2001:db8::1"),

@@ -11,6 +11,7 @@ use flowtap_core::decode::InnerTunnels;
 use flowtap_core::engine::{
     Engine, EngineOptions, Framing, MatchSink, Screen, Screened, ScreenedCount,
 };
+use flowtap_core::fragments::FragmentLimits;
 use flowtap_core::frame::{Frame, LinkType};
 use flowtap_core::own::OwnTraffic;
 use flowtap_core::table::{Entry, FilterTable, Lifetime, Rate, Scope};
@@ -59,7 +60,10 @@ fn engine(inner: InnerTunnels) -> Engine {
     let options = EngineOptions {
         framing: Framing::Payload,
         inner,
-        ..EngineOptions::default()
+        fragments: FragmentLimits {
+            timeout_ns: 1_000_000_000,
+            ..FragmentLimits::default()
+        },
     };
     let table = FilterTable::compile(entries(), Vec::new()).unwrap();
     Engine::new(Arc::new(table), options)
@@ -94,7 +98,7 @@ fn packets() -> impl Strategy<Value = Vec<u8>> {
 proptest! {
     #[test]
     fn screened_frames_come_to_the_same(
-        arrivals in prop::collection::vec((packets(), 0_u64..400_000_000), 0..60),
+        arrivals in prop::collection::vec((packets(), -300_000_000_i64..500_000_000), 0..60),
         looks_inside in any::<bool>(),
     ) {
         let inner = if looks_inside { InnerTunnels::ALL } else { InnerTunnels::default() };
@@ -103,9 +107,9 @@ proptest! {
         let (mut copies, mut seen) = (CopyBatch::new(), Seen::default());
         let (mut copies_screened, mut seen_screened) = (CopyBatch::new(), Seen::default());
         let mut count = ScreenedCount::default();
-        let mut now_ns = 0;
+        let mut now_ns = 1_000_000_000_u64;
         for (data, later_ns) in &arrivals {
-            now_ns += later_ns;
+            now_ns = now_ns.saturating_add_signed(*later_ns);
             let frame = frame(data, LinkType::Raw);
             alone.process(&frame, now_ns, &mut copies, &mut seen);
             let said = screen.look(&frame);
@@ -113,13 +117,14 @@ proptest! {
                 if count.frames == 0 {
                     count.first_ns = now_ns;
                 }
+                count.latest_ns = count.latest_ns.max(now_ns);
                 count.frames += 1;
                 count.octets += u64::try_from(data.len()).unwrap();
                 count.undecodable += u64::from(said == Screened::Undecodable);
                 continue;
             }
-            screened.count_screened(&std::mem::take(&mut count));
             let (batch, sink) = (&mut copies_screened, &mut seen_screened);
+            screened.count_screened(&std::mem::take(&mut count), batch, sink);
             match said {
                 Screened::Matching(slots) => {
                     screened.process_matching(&frame, slots, now_ns, batch, sink)
@@ -127,7 +132,7 @@ proptest! {
                 _ => screened.process(&frame, now_ns, batch, sink),
             };
         }
-        screened.count_screened(&count);
+        screened.count_screened(&count, &mut copies_screened, &mut seen_screened);
         alone.flush(now_ns, &mut copies, &mut seen);
         screened.flush(now_ns, &mut copies_screened, &mut seen_screened);
         prop_assert_eq!(screened.stats(), alone.stats());

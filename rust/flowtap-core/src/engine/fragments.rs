@@ -78,6 +78,29 @@ impl Engine {
         }
     }
 
+    /// Decides fragments whose first did not come in time, as it was when their time was up: whenever that is seen, and
+    /// however many frames were counted together before, the outcome is the same.
+    pub(super) fn decide_overdue(
+        &mut self,
+        now_ns: u64,
+        batch: &mut CopyBatch,
+        sink: &mut impl MatchSink,
+    ) {
+        for (held, due_ns) in self.fragments.overdue(now_ns) {
+            self.decide_alone(&held, due_ns, batch, sink);
+        }
+        self.is_unusual = !self.options.inner.is_empty() || self.fragments.is_waiting();
+    }
+
+    /// Decides fragments whose first did not come in time, for who has a clock and perhaps no frames for a while.
+    pub fn pass_time(&mut self, now_ns: u64, batch: &mut CopyBatch, sink: &mut impl MatchSink) {
+        if self.fragments.is_waiting() {
+            for (held, _) in self.fragments.overdue(now_ns) {
+                self.decide_alone(&held, now_ns, batch, sink);
+            }
+        }
+    }
+
     /// Gives a held fragment the verdict of its first.
     fn follow(
         &mut self,
@@ -124,6 +147,8 @@ impl Engine {
         now_ns: u64,
     ) {
         let is_counted = self.circuits_match(frame, now_ns);
+        // Its time may be up before another fragment comes.
+        self.is_unusual = true;
         self.fragments
             .hold(frame, packet, fragment, is_counted, now_ns);
     }

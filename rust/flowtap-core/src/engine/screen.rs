@@ -36,6 +36,8 @@ pub struct ScreenedCount {
     pub undecodable: u64,
     /// When the first of them came, on the engine's `now_ns`.
     pub first_ns: u64,
+    /// The latest time that any of them had; clocks are set back.
+    pub latest_ns: u64,
 }
 
 /// Looks at frames for an engine.
@@ -88,9 +90,15 @@ impl Engine {
     }
 
     /// Counts frames that came next and were [`Screened::Undecodable`] or [`Screened::Missed`].
-    pub fn count_screened(&mut self, count: &ScreenedCount) {
+    pub fn count_screened(
+        &mut self,
+        count: &ScreenedCount,
+        batch: &mut CopyBatch,
+        sink: &mut impl MatchSink,
+    ) {
         if self.is_unusual && count.frames > 0 {
             self.begin_lifetimes(count.first_ns);
+            self.decide_overdue(count.latest_ns, batch, sink);
         }
         self.totals.frames += count.frames;
         self.totals.octets += count.octets;
@@ -114,6 +122,7 @@ impl Engine {
         self.totals.octets += u64::try_from(frame.data.len()).unwrap_or(u64::MAX);
         if self.is_unusual {
             self.begin_lifetimes(now_ns);
+            self.decide_overdue(now_ns, batch, sink);
         }
         let passage = self.passage(frame, Some(outer.source));
         if self.is_out_of_question(passage) {

@@ -71,6 +71,7 @@ impl Sifted {
                     if tally.count.frames == 0 {
                         tally.count.first_ns = frame.timestamp_ns;
                     }
+                    tally.count.latest_ns = tally.count.latest_ns.max(frame.timestamp_ns);
                     tally.count.frames += 1;
                     tally.count.octets += u64::try_from(frame.data.len()).unwrap_or(u64::MAX);
                     tally.count.undecodable += u64::from(seen == Screened::Undecodable);
@@ -101,7 +102,8 @@ impl Pass<'_> {
         if tally.count.frames > 0 {
             self.last_ns = tally.last_ns;
             self.output.count(self.first_interface, tally.count.frames);
-            self.engine.count_screened(&tally.count);
+            let (batch, output) = (&mut self.batch, &mut self.output);
+            self.engine.count_screened(&tally.count, batch, output);
         }
     }
 

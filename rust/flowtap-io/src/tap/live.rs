@@ -342,7 +342,7 @@ struct Listener<'a> {
 
 impl Listener<'_> {
     fn listen(&mut self) {
-        while !self.station.look() && !self.live.output.is_done() {
+        while !self.station.look(&mut &self.live.output) && !self.live.output.is_done() {
             self.follow();
             let now_ns = self.station.now_ns();
             match self.capture.next_block(LONGEST_WAIT) {
@@ -372,7 +372,10 @@ impl Listener<'_> {
                     }
                     self.station.send();
                 }
-                Ok(None) => self.live.output.flush(),
+                Ok(None) => {
+                    self.station.send();
+                    self.live.output.flush();
+                }
                 Err(error) => {
                     // The capture is of no use any more; perhaps the interface is, in a moment.
                     self.station.fail(&error.to_string());

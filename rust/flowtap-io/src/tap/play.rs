@@ -67,7 +67,7 @@ impl Player<'_> {
                 return false;
             }
             self.station.send();
-            if self.station.look() {
+            if self.station.look(&mut ()) {
                 return true;
             }
             std::thread::park_timeout(left.min(LONGEST_SLEEP));
@@ -76,7 +76,7 @@ impl Player<'_> {
 
     /// Serves the owner until it stops the worker.
     fn idle(&mut self) {
-        while !self.station.look() {
+        while !self.station.look(&mut ()) {
             std::thread::park_timeout(LONGEST_SLEEP);
         }
     }
@@ -84,7 +84,7 @@ impl Player<'_> {
     /// Waits for the first criteria, where that is asked for; true if the worker is to stop.
     fn wait_for_criteria(&mut self) -> bool {
         loop {
-            if self.station.look() {
+            if self.station.look(&mut ()) {
                 return true;
             }
             if self.station.engine.table().slots().len() >= self.options.wait_for_criteria {
@@ -160,14 +160,14 @@ impl Player<'_> {
                 self.station.send_if_full();
                 if until_look == 0 {
                     until_look = FRAMES_PER_LOOK;
-                    if self.station.look() {
+                    if self.station.look(&mut ()) {
                         return (Left::Stopped, frames);
                     }
                 }
             }
         }
         self.station.send();
-        if self.station.look() {
+        if self.station.look(&mut ()) {
             (Left::Stopped, frames)
         } else {
             (Left::Ended, frames)

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use flowtap_core::batch::CopyBatch;
 use flowtap_core::decode::InnerTunnels;
-use flowtap_core::engine::{Engine, EngineOptions, Framing};
+use flowtap_core::engine::{Engine, EngineOptions, Framing, MatchSink};
 
 use super::{Shared, WorkerStats};
 use crate::export::{ExportOptions, Exporter};
@@ -104,8 +104,8 @@ impl<'a> Station<'a> {
         }
     }
 
-    /// Looks at what the owner wants; true if the worker is to stop.
-    pub(super) fn look(&mut self) -> bool {
+    /// Looks at what the owner wants, and what waited for frames that did not come; true if the worker is to stop.
+    pub(super) fn look(&mut self, sink: &mut impl MatchSink) -> bool {
         if let Some(table) = self.tables.changed() {
             // Copies of the old table leave before the new one rules.
             self.send();
@@ -116,6 +116,8 @@ impl<'a> Station<'a> {
             self.generation = self.cell.generation();
             self.tables.release();
         }
+        let now_ns = self.now_ns();
+        self.engine.pass_time(now_ns, &mut self.batch, sink);
         let asked = {
             let state = self.shared.lock();
             (state.asked > state.given).then_some(state.asked)
@@ -130,5 +132,72 @@ impl<'a> Station<'a> {
             self.shared.answered.notify_all();
         }
         self.stop.load(Ordering::Acquire)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use flowtap_core::criteria::{Criteria, CriteriaText};
+    use flowtap_core::frame::{Direction, Frame, LinkType};
+    use flowtap_core::table::{Entry, FilterTable, Lifetime, Scope};
+
+    use super::*;
+
+    #[derive(Default)]
+    struct Seen(usize);
+
+    impl MatchSink for Seen {
+        fn matched(&mut self, _frame: &Frame<'_>) {
+            self.0 += 1;
+        }
+    }
+
+    fn table() -> Arc<FilterTable> {
+        let entry = |id, destination_port| Entry {
+            id,
+            criteria: Criteria::parse(&CriteriaText {
+                source: Some("192.0.2.1"),
+                destination_port,
+                ..CriteriaText::default()
+            })
+            .unwrap(),
+            destinations: Vec::new(),
+            lifetime: Lifetime::default(),
+            used: None,
+            rate: None,
+            own: false,
+            scope: Scope::default(),
+        };
+        let entries = vec![entry(1, None), entry(2, Some("53"))];
+        Arc::new(FilterTable::compile(entries, Vec::new()).unwrap())
+    }
+
+    #[test]
+    fn a_look_decides_what_has_waited_long_enough() {
+        let later = [
+            0x45, 0, 0, 28, 0, 9, 0, 3, 64, 17, 0, 0, 192, 0, 2, 1, 192, 0, 2, 2, 1, 2, 3, 4, 5, 6,
+            7, 8,
+        ];
+        let frame = Frame {
+            data: &later,
+            link_type: LinkType::Ipv4,
+            timestamp_ns: 0,
+            original_length_octets: 28,
+            interface: 0,
+            direction: Direction::Unknown,
+        };
+        let (shared, stop) = (Shared::default(), AtomicBool::new(false));
+        let cell = Arc::new(TableCell::new(table()));
+        let inner = InnerTunnels::default();
+        let now_ns = 31_000_000_000;
+        let mut station = Station::new(&shared, &cell, &stop, None, inner, now_ns);
+        let mut seen = Seen::default();
+        for (came_ns, decided) in [(now_ns, 0), (0, 1)] {
+            let Station { engine, batch, .. } = &mut station;
+            engine.process(&frame, came_ns, batch, &mut seen);
+            assert!(!station.look(&mut seen));
+            assert_eq!(seen.0, decided);
+            station.engine.flush(came_ns, &mut station.batch, &mut ());
+        }
     }
 }
