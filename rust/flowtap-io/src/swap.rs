@@ -69,8 +69,8 @@ impl TableCell {
             .all(|reader| reader.load(Ordering::Acquire) >= generation)
     }
 
-    /// A reader for one worker, with the table to begin with.
-    pub fn reader(self: &Arc<Self>) -> (TableReader, Arc<FilterTable>) {
+    /// A reader for one worker, with the table to begin with and its generation.
+    pub fn reader(self: &Arc<Self>) -> (TableReader, u64, Arc<FilterTable>) {
         let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
         let current = self.current.load_full();
         let using = Arc::new(AtomicU64::new(current.generation));
@@ -80,7 +80,7 @@ impl TableCell {
             using,
             announced: current.generation,
         };
-        (reader, Arc::clone(&current.table))
+        (reader, current.generation, Arc::clone(&current.table))
     }
 }
 
@@ -93,13 +93,13 @@ pub struct TableReader {
 }
 
 impl TableReader {
-    /// The active table where it is another one than before. The worker must let go of the old one, then call
+    /// The active table, with its generation, where it is another one than before. The worker must let go of the old one, then call
     /// [`TableReader::release`].
-    pub fn changed(&mut self) -> Option<Arc<FilterTable>> {
+    pub fn changed(&mut self) -> Option<(u64, Arc<FilterTable>)> {
         let current = self.cell.current.load();
         (current.generation != self.announced).then(|| {
             self.announced = current.generation;
-            Arc::clone(&current.table)
+            (current.generation, Arc::clone(&current.table))
         })
     }
 
@@ -120,14 +120,16 @@ mod tests {
     #[test]
     fn an_old_table_is_released_when_every_reader_has_gone_over_or_is_gone() {
         let cell = Arc::new(TableCell::new(table()));
-        let (mut one, _) = cell.reader();
-        let (two, _) = cell.reader();
+        let (mut one, first, _) = cell.reader();
+        let (two, ..) = cell.reader();
+        assert_eq!(first, 1);
         assert!(one.changed().is_none());
         let second = table();
         let generation = cell.install(Arc::clone(&second));
         assert_eq!(generation, 2);
         assert!(!cell.is_released(generation));
-        assert!(Arc::ptr_eq(&one.changed().unwrap(), &second));
+        let (changed, table) = one.changed().unwrap();
+        assert!(changed == generation && Arc::ptr_eq(&table, &second));
         assert!(!cell.is_released(generation));
         one.release();
         assert!(!cell.is_released(generation));

@@ -18,7 +18,6 @@ pub(super) const BATCH_RECORDS: usize = 512;
 /// An engine and an exporter that follow the active table.
 pub(super) struct Station<'a> {
     shared: &'a Shared,
-    cell: &'a TableCell,
     stop: &'a AtomicBool,
     tables: TableReader,
     pub(super) engine: Engine,
@@ -33,13 +32,13 @@ impl<'a> Station<'a> {
     /// A station over the active table; `export` says how copies are sent, if they are.
     pub(super) fn new(
         shared: &'a Shared,
-        cell: &'a Arc<TableCell>,
+        cell: &Arc<TableCell>,
         stop: &'a AtomicBool,
         export: Option<ExportOptions>,
         inner: InnerTunnels,
         monotonic_ns: u64,
     ) -> Self {
-        let (tables, table) = cell.reader();
+        let (tables, generation, table) = cell.reader();
         let framing = if export.is_some() {
             Framing::Payload
         } else {
@@ -52,7 +51,6 @@ impl<'a> Station<'a> {
         };
         Self {
             shared,
-            cell,
             stop,
             tables,
             exporter: export.map(|options| Exporter::new(Arc::clone(&table), options)),
@@ -60,7 +58,7 @@ impl<'a> Station<'a> {
             batch: CopyBatch::new(),
             began: Instant::now(),
             monotonic_ns,
-            generation: cell.generation(),
+            generation,
         }
     }
 
@@ -106,14 +104,14 @@ impl<'a> Station<'a> {
 
     /// Looks at what the owner wants, and what waited for frames that did not come; true if the worker is to stop.
     pub(super) fn look(&mut self, sink: &mut impl MatchSink) -> bool {
-        if let Some(table) = self.tables.changed() {
+        if let Some((generation, table)) = self.tables.changed() {
             // Copies of the old table leave before the new one rules.
             self.send();
             if let Some(exporter) = &mut self.exporter {
                 exporter.install(Arc::clone(&table));
             }
             self.engine.install(table);
-            self.generation = self.cell.generation();
+            self.generation = generation;
             self.tables.release();
         }
         let now_ns = self.now_ns();
