@@ -26,7 +26,7 @@ pub use self::live::{CaptureCount, LiveOptions};
 pub use self::output::OutputOptions;
 use crate::broker::Broker;
 use crate::export::ExportCount;
-use crate::packet::{PacketError, Waker};
+use crate::packet::{InterfaceWatch, PacketError, Waker};
 use crate::swap::TableCell;
 
 /// How fast recorded captures are played.
@@ -313,9 +313,11 @@ impl Tap {
     /// [`TapError::PermissionMissing`], [`TapError::Capture`], [`TapError::Output`], [`TapError::NoThread`].
     pub fn live(table: Arc<FilterTable>, options: LiveOptions) -> Result<Self, TapError> {
         let mut tap = Self::new(table);
+        // Before the captures, so that nothing that happens to their interfaces is missed.
+        let watch = InterfaceWatch::open(&options.interfaces)?;
         let (live, prepared) = live::prepare(&tap.cell, &options)?;
         let wakers = prepared.iter().map(live::Prepared::waker).collect();
-        let life = Life::begin(Arc::clone(&live), wakers)?;
+        let life = Life::begin(watch, Arc::clone(&live), wakers)?;
         let options = Arc::new(options);
         let duplicates = live::duplicates(&options);
         for each in prepared {

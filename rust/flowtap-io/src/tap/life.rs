@@ -39,13 +39,15 @@ pub(super) struct Life {
 }
 
 impl Life {
-    /// Begins to watch; `wakers` end the waits of the workers.
+    /// Begins to follow what `watch` tells; `wakers` end the waits of the workers.
     ///
     /// # Errors
     /// The system says no.
-    pub(super) fn begin(live: Arc<Live>, wakers: Vec<Waker>) -> Result<Self, PacketError> {
-        let names: Vec<String> = live.places.iter().map(|place| place.name.clone()).collect();
-        let watch = InterfaceWatch::open(&names)?;
+    pub(super) fn begin(
+        watch: InterfaceWatch,
+        live: Arc<Live>,
+        wakers: Vec<Waker>,
+    ) -> Result<Self, PacketError> {
         let waker = watch.waker();
         let stop = Arc::new(AtomicBool::new(false));
         let events = Arc::new(Events::default());
