@@ -180,6 +180,24 @@ def test_a_signal_ends_an_idle_capture_at_once(net: Net, pair: tuple[str, str]) 
     assert ended < 1.0
 
 
+def test_an_output_that_takes_nothing_is_an_error(net: Net, pair: tuple[str, str]) -> None:
+    """Also where it is known only at the end, when what was gathered is to be written."""
+    one, other = pair
+    process = net.start(
+        one,
+        *(PYTHON, "-m", "flowtap", "capture", "-i", "eth0", "--json", "-w", "/dev/full", "-c", "3"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    time.sleep(1.5)
+    net.send_udp(other, HERE, 3)
+    output, errors = process.communicate(timeout=10)
+    assert "/dev/full: cannot write" in errors
+    assert process.returncode == 1
+    told = json.loads(output)
+    assert (told["matched"], told["written"]) == (3, 0)
+
+
 def test_what_the_kernel_drops_is_counted(net: Net, pair: tuple[str, str]) -> None:
     """A ring of two mebibytes whose reader is stopped."""
     one, other = pair

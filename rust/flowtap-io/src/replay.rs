@@ -121,7 +121,7 @@ pub struct ReplayReport {
     pub elapsed: Duration,
     /// Frames that the frame filter kept away.
     pub filtered_out: u64,
-    /// Frames written.
+    /// Frames that the system has taken.
     pub written: u64,
     /// What ended the pass early.
     pub error: Option<CaptureError>,
@@ -134,7 +134,6 @@ pub struct ReplayReport {
 /// Writes matched frames; the first failure ends it.
 struct Output {
     writer: Option<CaptureWriter>,
-    written: u64,
     /// Frames read of each interface, written or not: for the file's own statistics.
     received: Vec<u64>,
     error: Option<CaptureError>,
@@ -170,9 +169,8 @@ impl MatchSink for Output {
         let Some(writer) = self.writer.as_mut().filter(|_| self.error.is_none()) else {
             return;
         };
-        match writer.write_frame(frame) {
-            Ok(()) => self.written += 1,
-            Err(error) => self.error = Some(error),
+        if let Err(error) = writer.write_frame(frame) {
+            self.error = Some(error);
         }
     }
 }
@@ -408,7 +406,6 @@ fn pass(
         batch: CopyBatch::with_capacity(if options.export { BATCH_OCTETS } else { 0 }),
         output: Output {
             writer,
-            written: 0,
             received: Vec::new(),
             error: None,
         },
@@ -458,7 +455,11 @@ fn pass(
         exported: pass.exporter.map(|exporter| exporter.counters()),
         elapsed: began.elapsed(),
         filtered_out: pass.filtered_out,
-        written: pass.output.written,
+        written: pass
+            .output
+            .writer
+            .as_ref()
+            .map_or(0, CaptureWriter::frames_written),
         error,
         interrupted,
         threads: pass.threads_used,

@@ -74,7 +74,7 @@ pub struct TapStats {
     pub generation: u64,
     /// What each interface has counted.
     pub captures: Vec<CaptureCount>,
-    /// Matched frames that were written to a file.
+    /// Matched frames that were written to a file; those that are gathered for it still are no part of it.
     pub written: u64,
 }
 
@@ -208,6 +208,18 @@ impl Worker {
         }
     }
 
+    fn failure(&self) -> Option<TapError> {
+        let message = self.shared.lock().failure.clone()?;
+        Some(TapError::Failed { message })
+    }
+
+    /// What is wrong with it, in words.
+    fn error(&self) -> Option<String> {
+        self.failure()
+            .map(|failure| failure.to_string())
+            .or_else(|| self.shared.lock().error.clone())
+    }
+
     /// The account that it gives after `question`, or has given before.
     fn answer(&self, question: u64, began: Instant) -> Result<WorkerStats, TapError> {
         self.wait(began, ANSWER_TIMEOUT, |state| {
@@ -255,6 +267,8 @@ pub struct Tap {
     /// One change at a time: filter, table, filter.
     installing: Mutex<()>,
     live: Option<(Arc<Live>, Life)>,
+    /// What was wrong with the workers when they were stopped.
+    last_error: Option<String>,
 }
 
 /// How long an account may take: a worker looks up at least every few milliseconds.
@@ -281,6 +295,7 @@ impl Tap {
             workers: Vec::new(),
             installing: Mutex::default(),
             live: None,
+            last_error: None,
         }
     }
 
@@ -360,10 +375,7 @@ impl Tap {
     }
 
     fn failure(&self) -> Option<TapError> {
-        self.workers.iter().find_map(|worker| {
-            let message = worker.shared.lock().failure.clone()?;
-            Some(TapError::Failed { message })
-        })
+        self.workers.iter().find_map(Worker::failure)
     }
 
     /// Makes `table` the active one; returns its generation when no worker uses an older table any more.
@@ -446,24 +458,24 @@ impl Tap {
         Ok(self.merged(stats))
     }
 
-    /// Whether every capture file was played to its end, or as many frames came as were wanted; false for ever where
-    /// files are looped or frames are not counted.
+    /// Whether every capture file was played to its end, as many frames came as were wanted, or a worker failed; false for
+    /// ever where files are looped or frames are not counted, and nothing fails.
     pub fn is_finished(&self) -> bool {
-        self.workers
-            .iter()
-            .all(|worker| worker.shared.lock().finished)
+        self.failure().is_some()
+            || self
+                .workers
+                .iter()
+                .all(|worker| worker.shared.lock().finished)
     }
 
-    /// What ended the playing or the writing early, or what is wrong with an interface.
+    /// What ended the playing or the writing early, what is wrong with an interface, or how a worker failed; after the end
+    /// as well.
     pub fn error(&self) -> Option<String> {
         let written = self.live.as_ref().map(|(live, _)| &live.output);
-        let mut errors = self
-            .workers
-            .iter()
-            .map(|worker| worker.shared.lock().error.clone());
         written
             .and_then(output::Output::failure)
-            .or_else(|| errors.find_map(|error| error))
+            .or_else(|| self.workers.iter().find_map(Worker::error))
+            .or_else(|| self.last_error.clone())
     }
 
     /// What has happened to the interfaces since this was asked for last, in words.
@@ -486,13 +498,21 @@ impl Tap {
         self.wake();
         let began = Instant::now();
         let workers = std::mem::take(&mut self.workers);
-        let stats = workers
+        let answers: Vec<Result<WorkerStats, TapError>> = workers
             .iter()
             .map(|worker| worker.wait(began, timeout, |state| state.ended))
-            .collect::<Result<Vec<WorkerStats>, TapError>>()?;
-        if let Some((live, _)) = &self.live {
+            .collect();
+        let is_silent = |answer| matches!(answer, &Err(TapError::Silent { .. }));
+        if let Some((live, _)) = &self.live
+            // Whoever is silent may be writing.
+            && !answers.iter().any(is_silent)
+        {
             live.finish();
         }
+        self.last_error = workers.iter().find_map(Worker::error);
+        let stats = answers
+            .into_iter()
+            .collect::<Result<Vec<WorkerStats>, TapError>>()?;
         Ok(self.merged(stats))
     }
 }
@@ -505,5 +525,58 @@ impl Drop for Tap {
             // A worker looks up every few milliseconds; its panic was recorded.
             drop(worker.thread.join());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn worker(work: impl FnOnce(&Shared) -> WorkerStats + Send + 'static) -> Worker {
+        let shared = Arc::new(Shared::default());
+        let in_thread = Arc::clone(&shared);
+        let thread = spawn("flowtap-test", move || {
+            in_thread.work(|| work(&in_thread));
+        });
+        Worker {
+            shared,
+            thread: thread.unwrap(),
+            waker: None,
+        }
+    }
+
+    #[test]
+    fn a_worker_that_fails_ends_the_tap_and_is_remembered() {
+        let table = FilterTable::compile(Vec::new(), Vec::new()).unwrap();
+        let mut tap = Tap::new(Arc::new(table));
+        let stop = Arc::clone(&tap.stop);
+        tap.workers.push(worker(move |_| {
+            while !stop.load(Ordering::Acquire) {
+                std::thread::park_timeout(Duration::from_millis(10));
+            }
+            WorkerStats::default()
+        }));
+        assert!(!tap.is_finished());
+        tap.workers.push(worker(|_| panic!("as a defect would")));
+        while !tap.is_finished() {
+            std::thread::yield_now();
+        }
+        let said = "the data plane failed: as a defect would";
+        assert_eq!(tap.error().as_deref(), Some(said));
+        let stopped = tap.stop(Duration::from_secs(5));
+        assert_eq!(stopped.unwrap_err().to_string(), said);
+        assert_eq!(tap.error().as_deref(), Some(said));
+    }
+
+    #[test]
+    fn what_was_wrong_is_known_after_the_end() {
+        let table = FilterTable::compile(Vec::new(), Vec::new()).unwrap();
+        let mut tap = Tap::new(Arc::new(table));
+        tap.workers.push(worker(|shared| {
+            shared.lock().error = Some("the file is damaged".to_owned());
+            WorkerStats::default()
+        }));
+        tap.stop(Duration::from_secs(5)).unwrap();
+        assert_eq!(tap.error().as_deref(), Some("the file is damaged"));
     }
 }

@@ -40,8 +40,8 @@ enum State {
     },
     /// Workers play or capture.
     Running(IoTap),
-    /// Ended; the last account stays.
-    Stopped(Stats),
+    /// Ended; the last account stays, and what was wrong.
+    Stopped { stats: Stats, error: Option<String> },
     /// Ended before it began, or failed.
     Gone,
 }
@@ -427,7 +427,7 @@ impl Tap {
                 *table = new;
                 Ok(0)
             }
-            State::Stopped(_) | State::Gone => Err(TapError::Stopped.into()),
+            State::Stopped { .. } | State::Gone => Err(TapError::Stopped.into()),
         })
     }
 
@@ -438,7 +438,7 @@ impl Tap {
                 State::Running(tap) => Stats::of_tap(tap.stats()?)?,
                 State::Batches { batches, .. } => Stats::of_engine(batches.stats())?,
                 State::Ready { .. } => Stats::of_engine(CoreStats::default())?,
-                State::Stopped(stats) => stats.clone(),
+                State::Stopped { stats, .. } => stats.clone(),
                 State::Gone => return Err(TapError::Stopped.into()),
             })
         })
@@ -451,36 +451,44 @@ impl Tap {
             PyValueError::new_err("timeout_s: a number of seconds from 0 is right")
         })?;
         self.with_state(py, |state| {
-            let stats = match state {
-                State::Running(tap) => Stats::of_tap(tap.stop(timeout)?)?,
-                State::Batches { batches, .. } => Stats::of_engine(batches.stats())?,
-                State::Ready { .. } => Stats::of_engine(CoreStats::default())?,
-                State::Stopped(stats) => return Ok(stats.clone()),
+            let (stats, error) = match state {
+                State::Running(tap) => {
+                    let stats = Stats::of_tap(tap.stop(timeout)?)?;
+                    // Some is known only when the last frame has been written.
+                    (stats, tap.error())
+                }
+                State::Batches { batches, .. } => (Stats::of_engine(batches.stats())?, None),
+                State::Ready { .. } => (Stats::of_engine(CoreStats::default())?, None),
+                State::Stopped { stats, .. } => return Ok(stats.clone()),
                 State::Gone => return Err(TapError::Stopped.into()),
             };
-            *state = State::Stopped(stats.clone());
+            *state = State::Stopped {
+                stats: stats.clone(),
+                error,
+            };
             Ok(stats)
         })
     }
 
-    /// Whether every capture was played to its end.
+    /// Whether every capture was played to its end, enough frames came, or a worker failed.
     #[getter]
     fn finished(&self, py: Python<'_>) -> PyResult<bool> {
         self.with_state(py, |state| {
             Ok(match state {
                 State::Running(tap) => tap.is_finished(),
-                State::Stopped(_) | State::Gone => true,
+                State::Stopped { .. } | State::Gone => true,
                 State::Batches { .. } | State::Ready { .. } => false,
             })
         })
     }
 
-    /// What ended the playing early.
+    /// What ended the playing or the writing early, or is wrong with an interface or a worker; after the end as well.
     #[getter]
     fn error(&self, py: Python<'_>) -> PyResult<Option<String>> {
         self.with_state(py, |state| {
             Ok(match state {
                 State::Running(tap) => tap.error(),
+                State::Stopped { error, .. } => error.clone(),
                 _ => None,
             })
         })
@@ -506,7 +514,7 @@ impl Tap {
                         (!batch.is_empty()).then(|| CopyBatch::new(batch, table)),
                     ))
                 }
-                State::Stopped(_) => Ok((false, None)),
+                State::Stopped { .. } => Ok((false, None)),
                 _ => Err(Failure::Misuse(
                     "only a tap made by Tap.from_pcap gives batches",
                 )),

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Write};
+use std::mem;
 use std::os::fd::AsFd;
 use std::path::Path;
 
@@ -85,6 +86,9 @@ pub struct CaptureWriter {
     buffer: Vec<u8>,
     /// Octets that have left the buffer.
     written: u64,
+    /// Frames that have left the buffer, and those in it.
+    frames_written: u64,
+    frames_gathered: u64,
     /// pcap: the link type in the file's header, once that has been written.
     link_type: Option<LinkType>,
     /// pcapng: number in the file of each (link type, interface of the source).
@@ -217,6 +221,8 @@ impl CaptureWriter {
             options,
             buffer: Vec::with_capacity(BUFFER_OCTETS),
             written: 0,
+            frames_written: 0,
+            frames_gathered: 0,
             link_type: None,
             interfaces: HashMap::new(),
             latest: None,
@@ -328,6 +334,7 @@ impl CaptureWriter {
             Format::Pcap => self.record(frame, captured, original)?,
             Format::Pcapng => self.packet(frame, captured, original),
         }
+        self.frames_gathered += 1;
         if self.buffer.len() >= BUFFER_OCTETS {
             self.drain()
         } else {
@@ -458,6 +465,11 @@ impl CaptureWriter {
         number
     }
 
+    /// Frames that the system has taken whole; those that are gathered still are no part of it.
+    pub const fn frames_written(&self) -> u64 {
+        self.frames_written
+    }
+
     /// Hands what is gathered to the system.
     fn drain(&mut self) -> Result<(), CaptureError> {
         if self.failed.is_some() {
@@ -468,6 +480,7 @@ impl CaptureWriter {
                 self.written = self
                     .written
                     .saturating_add(u64::try_from(self.buffer.len()).unwrap_or(0));
+                self.frames_written += mem::take(&mut self.frames_gathered);
                 self.buffer.clear();
                 Ok(())
             }

@@ -73,7 +73,7 @@ impl Output {
         self.is_done.load(Ordering::Relaxed)
     }
 
-    /// Frames that went to the file.
+    /// Frames that the system has taken, as of the last time that it was given any.
     pub(super) fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
     }
@@ -82,6 +82,12 @@ impl Output {
     pub(super) fn failure(&self) -> Option<String> {
         let failure = self.failure.lock();
         failure.unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Notes how far the file has come.
+    fn note(&self, writer: &CaptureWriter) {
+        let written = writer.frames_written();
+        self.written.store(written, Ordering::Relaxed);
     }
 
     fn fail(&self, error: &CaptureError) {
@@ -97,6 +103,7 @@ impl Output {
             if let Err(error) = writer.flush() {
                 self.fail(&error);
             }
+            self.note(&writer);
         }
     }
 
@@ -110,6 +117,7 @@ impl Output {
             if let Err(error) = writer.finish() {
                 self.fail(&error);
             }
+            self.note(&writer);
         }
     }
 }
@@ -130,14 +138,9 @@ impl MatchSink for &Output {
         };
         let data = frame.data.get(..self.snapshot_octets).unwrap_or(frame.data);
         let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
-        match writer.write_frame(&Frame { data, ..*frame }) {
-            Ok(()) => {
-                self.written.fetch_add(1, Ordering::Relaxed);
-            }
-            Err(error) => {
-                drop(writer);
-                self.fail(&error);
-            }
+        if let Err(error) = writer.write_frame(&Frame { data, ..*frame }) {
+            self.fail(&error);
         }
+        self.note(&writer);
     }
 }

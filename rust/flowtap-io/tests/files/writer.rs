@@ -379,6 +379,7 @@ fn a_full_disk_is_reported_every_time() {
     )
     .unwrap();
     let frame = Owned::new(&[1; 1_000], 0);
+    assert_eq!(writer.frames_written(), 0);
     let error = (0..1_000)
         .find_map(|_| writer.write_frame(&frame.frame()).err())
         .unwrap();
@@ -399,6 +400,8 @@ fn a_full_disk_is_reported_every_time() {
             Some(28)
         );
     }
+    // A frame is as long as 1,032 octets in the file, and the system is given some 256 KiB at a time.
+    assert!((254..=290).contains(&writer.frames_written()));
 }
 
 #[test]
@@ -423,7 +426,9 @@ fn flush_and_drop_bring_everything_to_the_file() {
         };
         let mut writer = CaptureWriter::create(&path, format, WriterOptions::default()).unwrap();
         writer.write_frame(&frame.frame()).unwrap();
+        assert_eq!(writer.frames_written(), 0);
         writer.flush().unwrap();
+        assert_eq!(writer.frames_written(), 1);
         assert_eq!(read(), std::slice::from_ref(&frame));
         writer.write_frame(&frame.frame()).unwrap();
         drop(writer);
