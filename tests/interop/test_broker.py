@@ -148,8 +148,8 @@ def test_requests_that_are_none_end_the_broker() -> None:
         )
         ours.settimeout(20)
         assert ours.recv(100).startswith(b"ready")
-        ours.sendall(b"packet lo\n")
-        assert ours.recv(100) == b"no the configuration names no such interface\n"
+        ours.sendall(b"1 packet lo\n")
+        assert ours.recv(100) == b"1 no the configuration names no such interface\n"
         ours.sendall(b"x" * 300)
         assert process.wait(timeout=10) == 1
 

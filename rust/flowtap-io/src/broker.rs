@@ -1,8 +1,9 @@
 //! Asks the broker for descriptors that need a right which this process does not have.
 //!
 //! The broker is a process without any network input, at the other end of a pair of local sockets (`SOCK_SEQPACKET`).
-//! Every request is one message: a line of text that names what is wanted, behind it the octets of a program and with it
-//! the maps of that. The answer is `ok` with a descriptor, or `no` with a reason.
+//! Every request is one message: a line of text with a number and what is wanted, behind it the octets of a program and
+//! with it the maps of that. The answer is the number and `ok` with a descriptor, or the number and `no` with a reason. By
+//! the number an answer that came too late is known, so that its descriptor is not taken for the next request's.
 
 mod serve;
 mod sys;
@@ -12,7 +13,7 @@ use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
@@ -33,7 +34,14 @@ const DESCRIPTORS_MAX: usize = 16;
 /// The way to the broker, shared by all workers.
 #[derive(Debug)]
 pub struct Broker {
-    connection: Mutex<OwnedFd>,
+    connection: Mutex<Connection>,
+}
+
+#[derive(Debug)]
+struct Connection {
+    socket: OwnedFd,
+    /// The number of the last request.
+    asked: u64,
 }
 
 impl Broker {
@@ -46,7 +54,10 @@ impl Broker {
             sockopt::set_socket_timeout(&connection, direction, Some(ANSWER_TIMEOUT))?;
         }
         Ok(Self {
-            connection: Mutex::new(connection),
+            connection: Mutex::new(Connection {
+                socket: connection,
+                asked: 0,
+            }),
         })
     }
 
@@ -123,28 +134,44 @@ impl Broker {
         octets: &[u8],
         descriptors: &[OwnedFd],
     ) -> Result<OwnedFd, String> {
-        let connection = self
+        let mut connection = self
             .connection
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let gone = |error: &dyn std::fmt::Display| format!("the broker does not answer: {error}");
         let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-        send(
-            connection.as_fd(),
-            &format!("{request}\n"),
-            octets,
-            &borrowed,
-        )
-        .map_err(|error| gone(&error))?;
-        let mut answer = [0; ANSWER_OCTETS];
-        let (length, mut received) =
-            receive(connection.as_fd(), &mut answer).map_err(|error| gone(&error))?;
-        let text = answer.get(..length).unwrap_or_default();
-        let text = String::from_utf8_lossy(text);
-        match (received.pop(), text.trim_end().split_once(' ')) {
-            (Some(descriptor), None) => Ok(descriptor),
-            (_, Some(("no", reason))) => Err(reason.to_owned()),
-            _ => Err(gone(&"its answer is none")),
+        connection.asked = connection.asked.wrapping_add(1);
+        let number = connection.asked;
+        let socket = connection.socket.as_fd();
+        let line = format!("{number} {request}\n");
+        send(socket, &line, octets, &borrowed).map_err(|error| gone(&error))?;
+        let asked = Instant::now();
+        loop {
+            let mut answer = [0; ANSWER_OCTETS];
+            let (length, mut received) = match receive(socket, &mut answer) {
+                Ok(received) => received,
+                Err(error)
+                    if error.kind() == io::ErrorKind::Interrupted
+                        && asked.elapsed() < ANSWER_TIMEOUT =>
+                {
+                    continue;
+                }
+                Err(error) => return Err(gone(&error)),
+            };
+            let text = String::from_utf8_lossy(answer.get(..length).unwrap_or_default());
+            let (answered, text) = text.trim_end().split_once(' ').unwrap_or_default();
+            match answered.parse::<u64>() {
+                Ok(answered) if answered == number => {
+                    return match (received.pop(), text.split_once(' ')) {
+                        (Some(descriptor), None) if text == "ok" => Ok(descriptor),
+                        (_, Some(("no", reason))) => Err(reason.to_owned()),
+                        _ => Err(gone(&"its answer is none")),
+                    };
+                }
+                // An answer to a request that nobody waits for any more; what came with it is closed.
+                Ok(answered) if answered < number && asked.elapsed() < ANSWER_TIMEOUT => {}
+                _ => return Err(gone(&"its answer is none")),
+            }
         }
     }
 }
@@ -238,10 +265,62 @@ mod tests {
 
     #[test]
     fn answers_without_a_descriptor() {
-        assert_eq!(answered(b"no it may not\n").unwrap_err(), "it may not");
-        for octets in [&b""[..], b"ok\n", b"yes and no\n", &[0xff; 600]] {
+        assert_eq!(answered(b"1 no it may not\n").unwrap_err(), "it may not");
+        let wrong = [
+            &b""[..],
+            b"1 ok\n",
+            b"1 yes and no\n",
+            b"no it may not\n",
+            b"2 no it may not\n",
+            &[0xff; 600],
+        ];
+        for octets in wrong {
             let error = answered(octets).unwrap_err();
             assert!(error.starts_with("the broker does not answer"), "{error}");
         }
+    }
+
+    /// A bound UDP socket, as a broker opens it.
+    fn bound(source: SocketAddr) -> OwnedFd {
+        let socket = socket2::Socket::new(
+            socket2::Domain::for_address(source),
+            socket2::Type::DGRAM,
+            Some(socket2::Protocol::UDP),
+        )
+        .unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&source.into()).unwrap();
+        socket.into()
+    }
+
+    #[test]
+    fn an_answer_that_came_too_late_is_not_the_next_one() {
+        let (ours, theirs) = pair().unwrap();
+        let sources: [SocketAddr; 3] = ["127.0.0.1:41001", "127.0.0.1:41002", "127.0.0.1:41003"]
+            .map(|text| text.parse().unwrap());
+        let side = std::thread::spawn(move || {
+            for turn in 0..3 {
+                let mut request = [0; 256];
+                let (length, _) = receive(theirs.as_fd(), &mut request).unwrap();
+                let line = String::from_utf8_lossy(&request[..length]).into_owned();
+                let words: Vec<&str> = line.trim_end().rsplit(' ').collect();
+                let source = format!("{}:{}", words[1], words[0]).parse().unwrap();
+                if turn == 0 {
+                    // Slow once.
+                    std::thread::sleep(ANSWER_TIMEOUT + Duration::from_millis(300));
+                }
+                let number = line.split(' ').next().unwrap().parse::<u64>();
+                let answer = number.map_or("ok\n".to_owned(), |number| format!("{number} ok\n"));
+                let descriptor = bound(source);
+                send(theirs.as_fd(), &answer, &[], &[descriptor.as_fd()]).unwrap();
+            }
+        });
+        let broker = Broker::new(ours).unwrap();
+        let given = sources.map(|source| {
+            let socket = socket2::Socket::from(broker.transparent_udp(source).ok()?);
+            socket.local_addr().unwrap().as_socket()
+        });
+        assert_eq!(given, [None, Some(sources[1]), Some(sources[2])]);
+        side.join().unwrap();
     }
 }

@@ -141,9 +141,23 @@ pub fn serve(connection: BorrowedFd<'_>, permitted: &Permitted) -> io::Result<()
                 "a request begins with one line of text",
             ));
         };
-        match permitted.open(line.trim_end(), octets, &maps) {
-            Ok(descriptor) => send(connection, "ok\n", &[], &[descriptor.as_fd()])?,
-            Err(reason) => send(connection, &format!("no {reason}\n"), &[], &[])?,
+        let numbered = line.trim_end().split_once(' ');
+        let Some((number, wanted)) =
+            numbered.and_then(|(number, wanted)| Some((number.parse::<u64>().ok()?, wanted)))
+        else {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                "a request has a number and says what is wanted",
+            ));
+        };
+        match permitted.open(wanted, octets, &maps) {
+            Ok(descriptor) => send(
+                connection,
+                &format!("{number} ok\n"),
+                &[],
+                &[descriptor.as_fd()],
+            )?,
+            Err(reason) => send(connection, &format!("{number} no {reason}\n"), &[], &[])?,
         }
     }
 }
@@ -183,18 +197,25 @@ mod tests {
     fn a_request_that_is_no_line_ends_it() {
         served(&[]).unwrap();
         let refused: [&[u8]; 9] = [
-            b"nonsense\n",
-            b"udp\n",
-            b"udp nowhere 1\n",
-            b"packet eth0\n",
-            b"\n",
-            b"map 1 4 x 1\n",
-            b"map 1 4 4 4000000000\n",
-            b"map 7 4 4 1\n",
-            b"program\n1234567",
+            b"1 nonsense\n",
+            b"2 udp\n",
+            b"3 udp nowhere 1\n",
+            b"4 packet eth0\n",
+            b"5 nothing such\n",
+            b"6 map 1 4 x 1\n",
+            b"7 map 1 4 4 4000000000\n",
+            b"8 map 7 4 4 1\n",
+            b"9 program\n1234567",
         ];
         served(&refused).unwrap();
-        for octets in [&b"raw 4"[..], &[b'x'; 300], b"\xff\n"] {
+        for octets in [
+            &b"1 raw 4"[..],
+            &[b'x'; 300],
+            b"\xff\n",
+            b"raw 4\n",
+            b"\n",
+            b"x raw 4\n",
+        ] {
             assert_eq!(
                 served(&[octets]).unwrap_err().kind(),
                 io::ErrorKind::InvalidData

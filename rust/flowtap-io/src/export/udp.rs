@@ -150,6 +150,22 @@ fn configure(socket: &Socket, wish: &Wish) -> io::Result<()> {
     Ok(())
 }
 
+/// Whether a socket is what was wished for: of UDP, of the family, and bound to the source.
+fn is_as_wished(socket: &Socket, wish: &Wish) -> io::Result<bool> {
+    let is_udp = socket.r#type()? == Type::DGRAM
+        && socket.protocol()? == Some(Protocol::UDP)
+        && socket.domain()? == Domain::for_address(wish.source);
+    if !is_udp {
+        return Ok(false);
+    }
+    let bound = socket.local_addr()?.as_socket();
+    Ok(bound.is_some_and(|bound| {
+        // Port 0 leaves the choice to the kernel.
+        let is_port = [0, bound.port()].contains(&wish.source.port());
+        bound.ip() == wish.source.ip() && is_port
+    }))
+}
+
 fn failed(what: &str) -> impl FnOnce(io::Error) -> Refusal {
     move |error| Refusal::Failed(format!("{what}: {error}"))
 }
@@ -208,6 +224,16 @@ impl Udp {
     /// Takes over a socket that somebody with more rights has bound.
     pub(super) fn adopt(descriptor: OwnedFd, wish: &Wish) -> Result<Self, Refusal> {
         let socket = Socket::from(descriptor);
+        // Copies of one order never leave under the source of another, whatever the other side has mixed up.
+        match is_as_wished(&socket, wish) {
+            Ok(true) => {}
+            Ok(false) => {
+                return Err(Refusal::Failed(
+                    "the broker gave another socket than it was asked for".to_owned(),
+                ));
+            }
+            Err(error) => return Err(failed("no UDP socket")(error)),
+        }
         configure(&socket, wish).map_err(failed("no UDP socket"))?;
         Ok(Self {
             socket,
@@ -503,5 +529,34 @@ impl Udp {
             }
         }
         End::All
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn bound(source: SocketAddr, kind: Type) -> OwnedFd {
+        let socket = Socket::new(Domain::for_address(source), kind, None).unwrap();
+        socket.set_reuse_address(true).unwrap();
+        socket.bind(&source.into()).unwrap();
+        socket.into()
+    }
+
+    #[test]
+    fn only_the_socket_that_was_asked_for_is_taken_over() {
+        let source: SocketAddr = "127.0.0.1:41011".parse().unwrap();
+        let wish = Wish {
+            source,
+            refuse_oversize: false,
+            transparent: true,
+            send_buffer_octets: 1 << 16,
+        };
+        assert!(Udp::adopt(bound(source, Type::DGRAM), &wish).is_ok());
+        let others = ["127.0.0.1:41012", "127.0.0.2:41011", "[::1]:41011"];
+        for other in others.map(|text| text.parse().unwrap()) {
+            assert!(Udp::adopt(bound(other, Type::DGRAM), &wish).is_err());
+        }
+        assert!(Udp::adopt(bound(source, Type::STREAM), &wish).is_err());
     }
 }
