@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import sys
 from typing import Any
 
@@ -41,6 +42,10 @@ def main() -> None:
     destinations = {
         name: ContentDestination(**values) for name, values in options.pop("destinations", {}).items()
     }
+    if isinstance(options.get("export"), list):
+        given = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        given.bind(tuple(options["export"]))
+        options["export"] = given
     table = FilterTable.compile([Criteria(**each) for each in job["criteria"]], destinations)
     tap = Tap.live(job["interfaces"], table, **options)
     tap.start()

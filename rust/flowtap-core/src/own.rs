@@ -21,14 +21,30 @@ pub struct OwnEndpoint {
     pub port: u16,
 }
 
+/// Where copies come from that all leave through one socket, in place of the tasked sources.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnSource {
+    /// The address that the socket is bound to; None for whichever of this host's addresses the way goes out from.
+    pub address: Option<Address>,
+    /// The port.
+    pub port: u16,
+}
+
 /// What belongs to the tap: its control channels and, by the destinations of the present table, its copies.
 #[derive(Clone, Debug, Default)]
 pub struct OwnTraffic {
     endpoints: Vec<OwnEndpoint>,
+    source: Option<OwnSource>,
     /// Addresses and ports of copies: source, destination.
     copies: HashSet<(Address, u16, Address, u16), RandomState>,
     /// The addresses alone: later fragments of long copies have no ports.
     pairs: HashSet<(Address, Address), RandomState>,
+    /// Where copies go, for those that may come from any address of this host.
+    targets: HashSet<(Address, u16), RandomState>,
+    /// The addresses of these alone.
+    hosts: HashSet<Address, RandomState>,
+    /// Whether the kernel chooses the source port of some copies, because 0 was tasked.
+    has_chosen_ports: bool,
 }
 
 impl OwnTraffic {
@@ -40,17 +56,52 @@ impl OwnTraffic {
         }
     }
 
+    /// Tells that copies leave through one socket, with its source.
+    #[must_use]
+    pub fn sent_from(mut self, source: OwnSource) -> Self {
+        self.source = Some(source);
+        self
+    }
+
     /// Learns where the copies of a table go.
     pub fn follow(&mut self, table: &FilterTable) {
         self.copies.clear();
         self.pairs.clear();
+        self.targets.clear();
+        self.hosts.clear();
+        self.has_chosen_ports = table
+            .destinations()
+            .iter()
+            .any(|destination| destination.source_port == 0);
         for destination in table.destinations() {
-            let source = Address::from(destination.source_address);
             let address = Address::from(destination.address);
-            self.copies
-                .insert((source, destination.source_port, address, destination.port));
-            self.pairs.insert((source, address));
+            let tasked = (
+                Address::from(destination.source_address),
+                destination.source_port,
+            );
+            let given = match self.source {
+                Some(OwnSource {
+                    address: Some(source),
+                    port,
+                }) => Some((source, port)),
+                Some(OwnSource { address: None, .. }) => {
+                    self.targets.insert((address, destination.port));
+                    self.hosts.insert(address);
+                    None
+                }
+                None => None,
+            };
+            for (source, port) in std::iter::once(tasked).chain(given) {
+                self.copies
+                    .insert((source, port, address, destination.port));
+                self.pairs.insert((source, address));
+            }
         }
+    }
+
+    /// Whether copies may come from this address, because they come from any of this host's.
+    fn may_send(&self, source: Address, local: Option<&LocalAddresses>) -> bool {
+        !self.targets.is_empty() && local.is_some_and(|local| local.contains(source))
     }
 
     /// Whether a packet belongs to the tap.
@@ -68,13 +119,20 @@ impl OwnTraffic {
             // The protocol of a later IPv6 fragment may be unknown.
             return is_later
                 && (is_udp || key.protocol.is_none())
-                && self.pairs.contains(&(key.source, key.destination));
+                && (self.pairs.contains(&(key.source, key.destination))
+                    || self.may_send(key.source, local) && self.hosts.contains(&key.destination));
         };
-        if is_udp
-            && self
-                .copies
-                .contains(&(key.source, source, key.destination, destination))
-        {
+        let is_copy = || {
+            let tasked = (key.source, source, key.destination, destination);
+            let is_port = || self.source.is_some_and(|own| own.port == source);
+            let chosen = (key.source, 0, key.destination, destination);
+            self.copies.contains(&tasked)
+                || self.has_chosen_ports && self.copies.contains(&chosen)
+                || self.may_send(key.source, local)
+                    && is_port()
+                    && self.targets.contains(&(key.destination, destination))
+        };
+        if is_udp && is_copy() {
             return true;
         }
         let is_there = |endpoint: &OwnEndpoint, address: Address, port: u16| {

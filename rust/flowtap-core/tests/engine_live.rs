@@ -10,7 +10,7 @@ use flowtap_core::batch::CopyBatch;
 use flowtap_core::duplicates::Duplicates;
 use flowtap_core::engine::{Engine, EngineOptions, Framing, Verdict};
 use flowtap_core::frame::{Direction, Frame, LinkType};
-use flowtap_core::own::{OwnEndpoint, OwnTraffic};
+use flowtap_core::own::{OwnEndpoint, OwnSource, OwnTraffic};
 use flowtap_core::packet::Address;
 use flowtap_core::table::{Entry, FilterTable, Scope};
 use frames::{ethernet, frame, ipv4, ipv4_fragment, ipv6, udp};
@@ -60,6 +60,60 @@ fn tcp(source: u16, destination: u16) -> Vec<u8> {
     let mut header = udp(source, destination, &[0; 12]);
     header[12] = 0x50;
     header
+}
+
+#[test]
+fn copies_through_a_socket_of_its_owner_s_are_the_tap_s_own() {
+    let mut engine = engine(vec![everything(1)]);
+    let port = engine.table().destinations()[0].port;
+    let given = 40_000;
+    let other = [192, 0, 2, 5];
+    let local = [TAP, other].map(|address| Address::V4(u32::from_be_bytes(address)));
+    engine.set_local_addresses(Arc::new(local.into_iter().collect()));
+    let here = ipv4(TAP, DEVICE, 17, &udp(given, port, b"x"));
+    let there = ipv4(other, DEVICE, 17, &udp(given, port, b"x"));
+    let later = ipv4_fragment(other, DEVICE, 17, &[7; 20], 1480, false, 7);
+    let never = [
+        ipv4(SUBJECT, DEVICE, 17, &udp(given, port, b"x")),
+        ipv4(TAP, DEVICE, 17, &udp(given + 1, port, b"x")),
+        ipv4(TAP, DEVICE, 17, &udp(given, port + 1, b"x")),
+        ipv4(TAP, SUBJECT, 17, &udp(given, port, b"x")),
+        ipv4(TAP, DEVICE, 6, &tcp(given, port)),
+    ];
+    let from = |address| OwnSource {
+        address,
+        port: given,
+    };
+    for (source, own) in [
+        (from(Some(local[0])), [true, false, false]),
+        (from(Some(local[1])), [false, true, true]),
+        (from(None), [true, true, true]),
+    ] {
+        engine.set_own_traffic(OwnTraffic::default().sent_from(source));
+        for (packet, is_own) in [&here, &there, &later].into_iter().zip(own) {
+            let found = verdict(&mut engine, packet, 0) == Verdict::Own;
+            assert_eq!(found, is_own, "{source:?}");
+        }
+        for packet in &never {
+            assert_ne!(verdict(&mut engine, packet, 0), Verdict::Own, "{source:?}");
+        }
+    }
+}
+
+#[test]
+fn copies_from_a_port_that_the_kernel_chose_are_the_tap_s_own() {
+    let mut engine = engine(vec![everything(1)]);
+    let chosen = flowtap_core::table::Destination {
+        source_port: 0,
+        ..engine.table().destinations()[0].clone()
+    };
+    let port = chosen.port;
+    let table = FilterTable::compile(vec![everything(1)], vec![chosen]).unwrap();
+    engine.install(Arc::new(table));
+    let copy = ipv4(TAP, DEVICE, 17, &udp(33_333, port, b"x"));
+    assert_eq!(verdict(&mut engine, &copy, 0), Verdict::Own);
+    let other = ipv4(TAP, DEVICE, 17, &udp(33_333, port + 1, b"x"));
+    assert_ne!(verdict(&mut engine, &other, 0), Verdict::Own);
 }
 
 #[test]

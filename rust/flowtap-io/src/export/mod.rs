@@ -19,6 +19,8 @@ use std::time::Duration;
 use flowtap_core::batch::CopyBatch;
 use flowtap_core::table::{Destination, FilterTable};
 
+pub(crate) use self::udp::source_of;
+
 use self::sockets::{Route, Sockets};
 use self::udp::{Outcome, Patience, Span};
 use crate::broker::Broker;

@@ -1,14 +1,18 @@
 //! Sending through UDP sockets: the kernel writes the outer headers and fragments.
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use arrayvec::ArrayVec;
+use flowtap_core::own::OwnSource;
 use libc::c_int;
-use socket2::{Domain, Protocol, SockAddr, SockFilter, Socket, Type};
+use nix::ifaddrs::getifaddrs;
+use nix::net::if_::InterfaceFlags;
+use nix::sys::socket::SockaddrIn;
+use socket2::{Domain, Protocol, SockAddr, SockFilter, SockRef, Socket, Type};
 
 use super::LostCopies;
 use super::sys::{self, MESSAGES, Message};
@@ -166,6 +170,49 @@ fn is_as_wished(socket: &Socket, wish: &Wish) -> io::Result<bool> {
     }))
 }
 
+/// Whether this is the address of everybody on one of this host's networks, in whose place the kernel would put another.
+fn is_broadcast(source: IpAddr) -> bool {
+    let IpAddr::V4(source) = source else {
+        return false;
+    };
+    getifaddrs().is_ok_and(|mut interfaces| {
+        interfaces.any(|interface| {
+            let is_shared = interface.flags.contains(InterfaceFlags::IFF_BROADCAST);
+            let everybody = interface.broadcast.filter(|_| is_shared);
+            everybody.is_some_and(|address| {
+                let address = address.as_sockaddr_in().map(SockaddrIn::ip);
+                address == Some(source)
+            })
+        })
+    })
+}
+
+/// What copies have for a source that leave through a socket of the caller's.
+///
+/// # Errors
+/// What the system says.
+pub(crate) fn source_of(given: &OwnedFd) -> io::Result<OwnSource> {
+    let socket = SockRef::from(given);
+    if socket.local_addr()?.as_socket().map(|bound| bound.port()) == Some(0) {
+        // The first copy would get some port from the kernel; it gets it now, so that it is known.
+        let anywhere: IpAddr = if socket.domain()? == Domain::IPV6 {
+            Ipv6Addr::UNSPECIFIED.into()
+        } else {
+            Ipv4Addr::UNSPECIFIED.into()
+        };
+        socket.bind(&SocketAddr::new(anywhere, 0).into())?;
+    }
+    let bound = socket.local_addr()?.as_socket().ok_or_else(|| {
+        io::Error::new(io::ErrorKind::InvalidInput, "a UDP socket over IP is right")
+    })?;
+    // A socket of IPv6 may send over IPv4, and then has such an address.
+    let address = bound.ip().to_canonical();
+    Ok(OwnSource {
+        address: (!address.is_unspecified()).then(|| address.into()),
+        port: bound.port(),
+    })
+}
+
 fn failed(what: &str) -> impl FnOnce(io::Error) -> Refusal {
     move |error| Refusal::Failed(format!("{what}: {error}"))
 }
@@ -191,6 +238,12 @@ fn make_transparent(socket: &Socket, v6: bool) -> Result<(), Refusal> {
 impl Udp {
     /// Opens and binds a socket, transparent where the address is not ours.
     pub(super) fn open(wish: &Wish) -> Result<Self, Refusal> {
+        if is_broadcast(wish.source.ip()) {
+            return Err(Refusal::Failed(
+                "the source address is everybody's on one of this host's networks; that of one host is right"
+                    .to_owned(),
+            ));
+        }
         let socket = create(wish).map_err(failed("no UDP socket"))?;
         let v6 = wish.source.is_ipv6();
         let address = SockAddr::from(wish.source);
@@ -560,3 +613,27 @@ mod tests {
         assert!(Udp::adopt(bound(source, Type::STREAM), &wish).is_err());
     }
 }
+    #[test]
+    fn a_given_socket_says_where_copies_come_from() {
+        let of = |source: &str| {
+            let socket = std::net::UdpSocket::bind(source).unwrap();
+            let port = socket.local_addr().unwrap().port();
+            let own = source_of(&socket.into()).unwrap();
+            assert_eq!(own.port, port);
+            own.address
+        };
+        let loopback = |text: &str| Some(text.parse::<IpAddr>().unwrap().into());
+        assert_eq!(of("127.0.0.2:0"), loopback("127.0.0.2"));
+        assert_eq!(of("[::ffff:127.0.0.2]:0"), loopback("127.0.0.2"));
+        assert_eq!(of("[::1]:0"), loopback("::1"));
+        assert_eq!(of("0.0.0.0:0"), None);
+        assert_eq!(of("[::]:0"), None);
+        for domain in [Domain::IPV4, Domain::IPV6] {
+            let unbound = Socket::new(domain, Type::DGRAM, None).unwrap();
+            let own = source_of(&unbound.try_clone().unwrap().into()).unwrap();
+            let bound = unbound.local_addr().unwrap().as_socket().unwrap();
+            assert_eq!((own.address, own.port), (None, bound.port()));
+            assert_ne!(own.port, 0);
+        }
+    }
+

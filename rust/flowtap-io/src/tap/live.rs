@@ -12,7 +12,7 @@ use flowtap_core::duplicates::Duplicates;
 use flowtap_core::engine::MatchSink;
 use flowtap_core::frame::LinkType;
 use flowtap_core::local::LocalAddresses;
-use flowtap_core::own::{OwnEndpoint, OwnTraffic};
+use flowtap_core::own::{OwnEndpoint, OwnSource, OwnTraffic};
 
 use super::filters::Filters;
 use super::local::local_addresses;
@@ -20,7 +20,7 @@ use super::output::{Output, OutputOptions};
 use super::station::Station;
 use super::{Shared, TapError, WorkerStats};
 use crate::broker::Broker;
-use crate::export::ExportOptions;
+use crate::export::{ExportOptions, source_of};
 use crate::packet::{
     Capture, CaptureOptions, Directions, FanoutGroup, FanoutMode, OnWire, PacketError, RingFrame,
     RingOptions, StatisticsReader, Timestamps, Waker,
@@ -117,6 +117,8 @@ pub(super) struct Live {
     pub(super) filters: Filters,
     pub(super) local: ArcSwap<LocalAddresses>,
     pub(super) output: Output,
+    /// Where copies come from that leave through a socket of the caller's.
+    own_source: Option<OwnSource>,
 }
 
 impl Live {
@@ -206,6 +208,15 @@ pub(super) fn prepare(
     .map_err(|error| TapError::Output {
         message: error.to_string(),
     })?;
+    let own_source = options
+        .export
+        .as_ref()
+        .and_then(|export| export.socket.as_ref())
+        .map(|socket| source_of(socket))
+        .transpose()
+        .map_err(|error| TapError::Capture {
+            message: format!("the socket for copies cannot be used: {error}"),
+        })?;
     let filters = Filters::new(&table, options.inner, options.ebpf, options.broker.clone());
     let mut places = Vec::new();
     let mut prepared = Vec::new();
@@ -252,6 +263,7 @@ pub(super) fn prepare(
         filters,
         local: ArcSwap::from_pointee(local_addresses()),
         output,
+        own_source,
     };
     Ok((Arc::new(live), prepared))
 }
@@ -292,9 +304,11 @@ pub(super) fn run(task: Task<'_>, prepared: Prepared) -> WorkerStats {
     );
     let names = options.interfaces.iter().cloned().map(Some).collect();
     station.engine.name_interfaces(names);
-    station
-        .engine
-        .set_own_traffic(OwnTraffic::new(options.own.clone()));
+    let own = OwnTraffic::new(options.own.clone());
+    station.engine.set_own_traffic(match live.own_source {
+        Some(source) => own.sent_from(source),
+        None => own,
+    });
     if options.any_way {
         station.engine.ask_any_way();
     }
