@@ -229,6 +229,18 @@ class ContentDestinationSection(_Section):
         return self
 
     @model_validator(mode="after")
+    def _of_one_host(self) -> Self:
+        """The kernel would put another address in the place of one that is no host's."""
+        source = self.source_address
+        if self.address.is_unspecified:
+            msg = "address is unspecified; the address that copies go to is right"
+            raise ValueError(msg)
+        if source.is_unspecified or source.is_multicast or source == IPv4Address("255.255.255.255"):
+            msg = "source_address is unspecified, a group's or everybody's; the address of one host is right"
+            raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
     def _limits_are_in_order(self) -> Self:
         for name, low, high in (
             ("soft_limit_clear_bps and soft_limit_bps", self.soft_limit_clear_bps, self.soft_limit_bps),

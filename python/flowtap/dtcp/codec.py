@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Final, Literal
 
 from flowtap.dtcp import grammar
@@ -31,7 +32,7 @@ from flowtap.dtcp.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from ipaddress import IPv4Address, IPv6Address
+    from ipaddress import IPv6Address
 
     from flowtap.dtcp.limits import Limits
 
@@ -106,6 +107,7 @@ _SUBSCRIBER: Final = frozenset(
         *("x-rm-circuit-id", "x-logical-system", "x-router-instance"),
     }
 )
+_EVERYBODY: Final = IPv4Address("255.255.255.255")
 _DELIVERY: Final = tuple(
     f"x-jtap-cdest-{name}" for name in ("dest-address", "dest-port", "source-address", "source-port", "ttl")
 )
@@ -603,7 +605,8 @@ def _check_outer(
             status=Status.JTAP_FAILURE,
         )
     for given, host in ((address_parameter, address), (source_parameter, source)):
-        if host.is_unspecified or host.is_multicast:
+        is_everybody = host is source and host == _EVERYBODY
+        if host.is_unspecified or host.is_multicast or is_everybody:
             raise SyntaxFault(
                 f"{given.name}: the address of one host is right",
                 given,

@@ -50,6 +50,31 @@ fn tables_that_cannot_be() {
     );
 }
 
+#[test]
+fn copies_come_from_one_host_and_go_somewhere() {
+    for (address, source, which) in [
+        ("192.0.2.1", "0.0.0.0", "source address"),
+        ("192.0.2.1", "224.0.0.9", "source address"),
+        ("192.0.2.1", "255.255.255.255", "source address"),
+        ("0.0.0.0", "192.0.2.1", "address"),
+        ("2001:db8::1", "::", "source address"),
+        ("2001:db8::1", "ff02::1", "source address"),
+        ("::", "2001:db8::1", "address"),
+    ] {
+        let no_host = TableError::NoHost {
+            id: "cd".to_owned(),
+            which,
+        };
+        let to = destination("cd", address, source);
+        let compiled = FilterTable::compile(Vec::new(), vec![to.clone()]);
+        assert_eq!(compiled.unwrap_err(), no_host, "{address} {source}");
+        let changed = compile(Vec::new()).changed(&[], Vec::new(), Some(vec![to]));
+        assert_eq!(changed.unwrap_err(), no_host, "{address} {source}");
+    }
+    let group = destination("cd", "239.1.1.1", "192.0.2.1");
+    assert!(FilterTable::compile(Vec::new(), vec![group]).is_ok());
+}
+
 /// What a table of so many criteria holds for each of them.
 fn octets_each(entries: Vec<Entry>) -> usize {
     let count = entries.len();

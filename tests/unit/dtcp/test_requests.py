@@ -231,6 +231,7 @@ def test_delivery_parameters() -> None:
         ("192.0.2.20", "2001:db8::1", Status.JTAP_FAILURE),
         ("192.0.2.20", "224.0.0.1", Status.JTAP_FAILURE),
         ("198.51.100.1", "0.0.0.0", Status.JTAP_FAILURE),
+        ("198.51.100.1", "255.255.255.255", Status.JTAP_FAILURE),
         ("65534", "1,2", Status.JTAP_FAILURE),
         ("65534\n", "65534\nX-JTap-Cdest-TTL: 256\n", Status.JTAP_FAILURE),
         ("65534\n", "65534\nX-JTap-Input-Interface: a,,b\n", Status.JTAP_FAILURE),

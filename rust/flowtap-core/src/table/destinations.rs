@@ -1,5 +1,6 @@
 //! The content destinations of a table. Criteria hold numbers that stay with a destination's name through changes.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 
 use foldhash::fast::RandomState;
@@ -51,6 +52,20 @@ impl Destinations {
             return Err(TableError::MixedFamilies {
                 id: mixed.id.clone(),
             });
+        }
+        for destination in &destinations {
+            let source = destination.source_address;
+            // Copies may go to a group, but they come from one host.
+            let is_one_host = !source.is_unspecified()
+                && !source.is_multicast()
+                && source != IpAddr::V4(Ipv4Addr::BROADCAST);
+            let which = match (destination.address.is_unspecified(), is_one_host) {
+                (true, _) => "address",
+                (false, false) => "source address",
+                (false, true) => continue,
+            };
+            let id = destination.id.clone();
+            return Err(TableError::NoHost { id, which });
         }
         if let Some(id) = repeated(&destinations) {
             return Err(TableError::DuplicateDestination { id });

@@ -184,6 +184,17 @@ pub enum TableError {
         /// The destination.
         id: String,
     },
+    /// The outer header would have an address that is no host's: the kernel would put another in its place, and the
+    /// copies would not be known as the tap's own.
+    #[error(
+        "content destination {id:?}: the {which} is unspecified, a group's or everybody's; the address of one host is right"
+    )]
+    NoHost {
+        /// The destination.
+        id: String,
+        /// Which of its addresses.
+        which: &'static str,
+    },
     /// More criteria than a table can number.
     #[error("{count} criteria; a table holds at most {}", u32::MAX)]
     TooMany {
