@@ -401,7 +401,7 @@ fn pass(
     let mut pass = Pass {
         exporter: options
             .export
-            .then(|| Exporter::new(Arc::clone(&table), ExportOptions::default())),
+            .then(|| Exporter::new(Arc::clone(&table), ExportOptions::patient(u64::MAX))),
         engine: Engine::new(table, engine_options),
         batch: CopyBatch::with_capacity(if options.export { BATCH_OCTETS } else { 0 }),
         output: Output {

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use flowtap_core::batch::CopyBatch;
 use flowtap_core::table::{Destination, FilterTable};
@@ -30,6 +30,9 @@ const ENDED_MAX: usize = 4_096;
 /// The name under which still older ones are counted together.
 const ENDED_TOGETHER: &str = "(ended destinations)";
 
+/// How long nothing waits for a destination that used up the patience of a batch.
+const CONGESTED: Duration = Duration::from_secs(1);
+
 const NOT_EXPORTABLE: &str = "not exportable: no delivery parameters";
 const UNDIRECTED: &str = "the criterion names no destination";
 const MIXED_FAMILIES: &str = "source and destination address are of different families";
@@ -39,9 +42,12 @@ const MIXED_FAMILIES: &str = "source and destination address are of different fa
 pub struct ExportOptions {
     /// Send buffer of each socket; the system's limit (`net.core.wmem_max`) applies without CAP_NET_ADMIN.
     pub send_buffer_octets: usize,
-    /// How long one batch may wait for room on the way to one destination, in milliseconds. What then finds no room is
-    /// dropped, so that a slow destination never stops the capture.
+    /// How long one batch may wait for room, on the way to all its destinations together, in milliseconds. What then finds
+    /// no room is dropped, and its destination is congested: for a second nothing waits for it any more, so that a slow
+    /// destination never stops the capture.
     pub wait_ms: u64,
+    /// How long of this nothing at all may leave for a destination, in milliseconds.
+    pub stall_ms: u64,
     /// Sockets kept open, one for each source address and port; the one that was idle longest is closed for a new one.
     pub sockets_max: usize,
     /// Whether the kernel may be asked to cut several datagrams from one call (`UDP_SEGMENT`).
@@ -57,10 +63,24 @@ impl Default for ExportOptions {
         Self {
             send_buffer_octets: 4 << 20,
             wait_ms: 20,
+            stall_ms: 20,
             sockets_max: 64,
             segmentation: true,
             broker: None,
             socket: None,
+        }
+    }
+}
+
+impl ExportOptions {
+    /// For copies of frames that wait where they are, as those of a capture file do: a batch waits for a way that is slow,
+    /// but not for one that takes nothing.
+    #[must_use]
+    pub fn patient(wait_ms: u64) -> Self {
+        Self {
+            wait_ms,
+            stall_ms: 100,
+            ..Self::default()
         }
     }
 }
@@ -166,6 +186,8 @@ struct Target {
     count: ExportCount,
     /// The copies of the present batch.
     spans: Vec<Span>,
+    /// Until when nothing waits for it, because it has used up the patience that there was.
+    congested_until: Option<Instant>,
 }
 
 /// Sends copies and counts them; each worker has its own.
@@ -215,7 +237,12 @@ impl Exporter {
     /// Goes over to another table: the counts of a destination stay with its name. Batches that follow must have been
     /// built with this table.
     pub fn install(&mut self, table: Arc<FilterTable>) {
+        // A change of the table is no reason to wait again.
+        let mut congested: HashMap<String, Instant> = HashMap::new();
         for target in self.targets.drain(..) {
+            if let Some(until) = target.congested_until {
+                congested.insert(target.count.id.clone(), until);
+            }
             self.ended.insert(target.count.id.clone(), target.count);
         }
         let segmentation = self.options.segmentation;
@@ -228,6 +255,7 @@ impl Exporter {
                 route: Route::new(destination, segmentation),
                 count,
                 spans: Vec::new(),
+                congested_until: congested.remove(&destination.id),
             });
         }
         // What ended criteria have lost is in the sums; nobody asks for it by name any more.
@@ -285,14 +313,18 @@ impl Exporter {
                 None => self.undirected.lose(&[span], UNDIRECTED),
             }
         }
-        let patience = Duration::from_millis(self.options.wait_ms);
+        let mut left = Duration::from_millis(self.options.wait_ms);
+        let stall = Duration::from_millis(self.options.stall_ms);
         for index in self.busy.drain(..) {
             if let Some((target, destination)) = self
                 .targets
                 .get_mut(index)
                 .zip(self.table.destinations().get(index))
             {
-                target.send(destination, &mut self.sockets, batch.bytes(), patience);
+                let patience = Patience::new(target.patience(left), stall);
+                let left_over =
+                    target.send(destination, &mut self.sockets, batch.bytes(), patience);
+                left = left.min(left_over.unwrap_or(left));
             }
         }
     }
@@ -311,20 +343,32 @@ impl Exporter {
 }
 
 impl Target {
+    /// How long of the time that the batch has left may be waited for this destination.
+    fn patience(&mut self, left: Duration) -> Duration {
+        if let Some(until) = self.congested_until {
+            if Instant::now() < until {
+                return Duration::ZERO;
+            }
+            self.congested_until = None;
+        }
+        left
+    }
+
+    /// Sends the copies of the present batch. Returns how long the batch may still wait, where that is less.
     fn send(
         &mut self,
         destination: &Destination,
         sockets: &mut Sockets,
         bytes: &[u8],
-        patience: Duration,
-    ) {
+        mut patience: Patience,
+    ) -> Option<Duration> {
+        let mut left = None;
         if !destination.export {
             self.count.lose(&self.spans, NOT_EXPORTABLE);
         } else if destination.address.is_ipv4() != destination.source_address.is_ipv4() {
             self.count.lose(&self.spans, MIXED_FAMILIES);
         } else {
             let mut outcome = Outcome::default();
-            let mut patience = Patience::new(patience);
             sockets.send(
                 destination,
                 &mut self.route,
@@ -334,7 +378,14 @@ impl Target {
                 &mut outcome,
             );
             self.count.add(outcome);
+            if self.congested_until.is_none() {
+                left = Some(patience.left());
+                if patience.is_spent() {
+                    self.congested_until = Instant::now().checked_add(CONGESTED);
+                }
+            }
         }
         self.spans.clear();
+        left
     }
 }

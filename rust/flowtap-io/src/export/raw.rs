@@ -25,6 +25,9 @@ const ARENA_OCTETS: usize = 256 << 10;
 /// What every IPv4 path takes [RFC 791 §3.2], for when the system does not know.
 const LEAST_MTU_OCTETS: usize = 68;
 
+const NO_ROOM: &str =
+    "no room to send, and the destination is congested, so that nothing waits for it";
+
 /// Where one outer datagram, or a fragment of it, lies.
 #[derive(Clone, Copy)]
 struct Piece {
@@ -213,13 +216,17 @@ impl Raw {
         let mut end = 0_usize;
         for &(span, count) in copies {
             end = end.saturating_add(count);
-            let mut lost = None;
-            while let Some(rest) = messages.get(done..).filter(|_| done < end) {
+            // After one that found no room the others are not tried.
+            let mut lost = patience.is_spent().then(|| NO_ROOM.to_owned());
+            while let Some(rest) = messages
+                .get(done..)
+                .filter(|_| done < end && lost.is_none())
+            {
                 let rest = rest.get(..MESSAGES.min(rest.len())).unwrap_or_default();
                 let error = match sys::send_many(self.socket.as_fd(), address, rest) {
                     Ok(sent) if sent > 0 => {
                         done = done.saturating_add(sent);
-                        patience.next();
+                        patience.sent();
                         continue;
                     }
                     Ok(_) => io::ErrorKind::WriteZero.into(),
@@ -227,7 +234,7 @@ impl Raw {
                 };
                 match patience.judge(&self.socket, &error, false) {
                     Verdict::Again => {}
-                    Verdict::Split | Verdict::Lost => {
+                    Verdict::Split | Verdict::Lost | Verdict::Full => {
                         lost = Some(patience.describe(&error));
                         // Fragments without the others are of no use.
                         done = end;

@@ -333,22 +333,43 @@ pub(super) enum Verdict {
     Split,
     /// It is lost.
     Lost,
+    /// There is no room for it, nor for what follows, and no time to wait for any.
+    Full,
 }
 
 /// How patient we are with one destination in one batch, and what has been tried for the present message.
 pub(super) struct Patience {
+    /// What is left of the batch's time.
     left: Duration,
-    whole: Duration,
+    /// How long nothing may leave, and what is left of that.
+    stall: Duration,
+    stall_left: Duration,
+    waited: Duration,
+    /// There was no room, and no time to wait for it.
+    is_spent: bool,
     repeated: bool,
 }
 
 impl Patience {
-    pub(super) fn new(whole: Duration) -> Self {
+    pub(super) fn new(left: Duration, stall: Duration) -> Self {
         Self {
-            left: whole,
-            whole,
+            left,
+            stall,
+            stall_left: stall,
+            waited: Duration::ZERO,
+            is_spent: false,
             repeated: false,
         }
+    }
+
+    /// How long the batch may still wait.
+    pub(super) fn left(&self) -> Duration {
+        self.left
+    }
+
+    /// Whether something found no room in time.
+    pub(super) fn is_spent(&self) -> bool {
+        self.is_spent
     }
 
     /// The next message has its own errors.
@@ -356,17 +377,28 @@ impl Patience {
         self.repeated = false;
     }
 
+    /// Something has left.
+    pub(super) fn sent(&mut self) {
+        self.stall_left = self.stall;
+        self.next();
+    }
+
     /// Waits for room; false if there was no time left for that.
     fn wait(&mut self, socket: &Socket, device: bool) -> bool {
-        if self.left.is_zero() {
+        let allowed = self.left.min(self.stall_left);
+        if self.is_spent || allowed.is_zero() {
+            self.is_spent = true;
             return false;
         }
         let start = Instant::now();
-        let writable = !device && sys::wait_writable(socket.as_fd(), self.left).unwrap_or(false);
+        let writable = !device && sys::wait_writable(socket.as_fd(), allowed).unwrap_or(false);
         if !writable {
-            thread::sleep(PAUSE.min(self.left));
+            thread::sleep(PAUSE.min(allowed));
         }
-        self.left = self.left.saturating_sub(start.elapsed());
+        let waited = start.elapsed();
+        self.left = self.left.saturating_sub(waited);
+        self.stall_left = self.stall_left.saturating_sub(waited);
+        self.waited = self.waited.saturating_add(waited);
         true
     }
 
@@ -378,7 +410,7 @@ impl Patience {
                 if self.wait(socket, code == libc::ENOBUFS) {
                     Verdict::Again
                 } else {
-                    Verdict::Lost
+                    Verdict::Full
                 }
             }
             // Longer than the path takes; IPsec on the way; a device or kernel that cannot.
@@ -398,8 +430,14 @@ impl Patience {
     /// The error in words, without addresses.
     pub(super) fn describe(&self, error: &io::Error) -> String {
         match error.raw_os_error() {
+            Some(libc::EAGAIN | libc::ENOBUFS) if self.waited.is_zero() => format!(
+                "no room to send, and the destination is congested, so that nothing waits for it: {error}"
+            ),
             Some(libc::EAGAIN | libc::ENOBUFS) => {
-                format!("no room to send for {} ms: {error}", self.whole.as_millis())
+                format!(
+                    "no room to send for {} ms: {error}",
+                    self.waited.as_millis()
+                )
             }
             Some(libc::EPERM) => format!("a firewall rule or IPsec policy forbids it: {error}"),
             Some(libc::EMSGSIZE) => {
@@ -538,7 +576,7 @@ impl Udp {
                         outcome.win(done);
                         counted = counted.saturating_add(done);
                         sent = sent.saturating_add(count);
-                        patience.next();
+                        patience.sent();
                         continue;
                     }
                     Ok(_) => io::ErrorKind::WriteZero.into(),
@@ -562,6 +600,11 @@ impl Udp {
                             0
                         };
                         continue 'planning;
+                    }
+                    Verdict::Full => {
+                        let lost = spans.get(counted..).unwrap_or_default();
+                        outcome.lose(lost, patience.describe(&error));
+                        return End::All;
                     }
                     Verdict::Lost => {
                         let gone = matches!(
@@ -597,23 +640,6 @@ mod tests {
     }
 
     #[test]
-    fn only_the_socket_that_was_asked_for_is_taken_over() {
-        let source: SocketAddr = "127.0.0.1:41011".parse().unwrap();
-        let wish = Wish {
-            source,
-            refuse_oversize: false,
-            transparent: true,
-            send_buffer_octets: 1 << 16,
-        };
-        assert!(Udp::adopt(bound(source, Type::DGRAM), &wish).is_ok());
-        let others = ["127.0.0.1:41012", "127.0.0.2:41011", "[::1]:41011"];
-        for other in others.map(|text| text.parse().unwrap()) {
-            assert!(Udp::adopt(bound(other, Type::DGRAM), &wish).is_err());
-        }
-        assert!(Udp::adopt(bound(source, Type::STREAM), &wish).is_err());
-    }
-}
-    #[test]
     fn a_given_socket_says_where_copies_come_from() {
         let of = |source: &str| {
             let socket = std::net::UdpSocket::bind(source).unwrap();
@@ -637,3 +663,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn only_the_socket_that_was_asked_for_is_taken_over() {
+        let source: SocketAddr = "127.0.0.1:41011".parse().unwrap();
+        let wish = Wish {
+            source,
+            refuse_oversize: false,
+            transparent: true,
+            send_buffer_octets: 1 << 16,
+        };
+        assert!(Udp::adopt(bound(source, Type::DGRAM), &wish).is_ok());
+        let others = ["127.0.0.1:41012", "127.0.0.2:41011", "[::1]:41011"];
+        for other in others.map(|text| text.parse().unwrap()) {
+            assert!(Udp::adopt(bound(other, Type::DGRAM), &wish).is_err());
+        }
+        assert!(Udp::adopt(bound(source, Type::STREAM), &wish).is_err());
+    }
+}

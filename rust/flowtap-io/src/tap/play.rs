@@ -17,6 +17,9 @@ const LONGEST_SLEEP: Duration = Duration::from_millis(50);
 /// Pauses shorter than this are not worth a sleep.
 const SHORTEST_SLEEP: Duration = Duration::from_micros(200);
 
+/// How long one batch may wait on a slow way, in milliseconds; well below what an owner waits for its player.
+const PATIENCE_MS: u64 = 100;
+
 /// Why the player left its loop.
 enum Left {
     Stopped,
@@ -33,7 +36,8 @@ pub(super) fn run(
 ) -> WorkerStats {
     let export = options.export.then(|| ExportOptions {
         broker: options.broker.clone(),
-        ..ExportOptions::default()
+        // The owner wants an answer in time, too.
+        ..ExportOptions::patient(PATIENCE_MS)
     });
     let mut player = Player {
         shared,
