@@ -48,6 +48,8 @@ ASKED_MAX = 256
 WINDOW_OCTETS = 256 << 10
 """What a peer may send before anything of it is taken up."""
 BACKLOG = 128
+CHANNELS_MAX = 8
+"""Channels of one connection that are open at a time."""
 
 
 class _Session(asyncssh.SSHServerSession[bytes]):
@@ -81,6 +83,7 @@ class _Session(asyncssh.SSHServerSession[bytes]):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncssh's signature
         self._channel = None
+        self._server.channels -= 1
 
     def pty_requested(
         self,
@@ -178,6 +181,7 @@ class _Server(asyncssh.SSHServer):
         self.login: Login | None = None
         self.since: datetime | None = None
         self.requests = 0
+        self.channels = 0
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
@@ -198,7 +202,11 @@ class _Server(asyncssh.SSHServer):
                 _LOG.warning("login %s from %s: not one of its addresses", username, self._peer)
         return True
 
+    # The same ways for every name, so that nobody learns which names there are.
     def password_auth_supported(self) -> bool:
+        return True
+
+    def public_key_auth_supported(self) -> bool:
         return True
 
     async def validate_password(self, username: str, password: str) -> bool:
@@ -222,6 +230,16 @@ class _Server(asyncssh.SSHServer):
     def session_requested(self) -> _Session | bool:
         if self.login is None or not self._ticket.is_authenticated:
             return False
+        if self.channels >= CHANNELS_MAX:
+            _LOG.warning(
+                "login %s from %s: more than %d channels in one connection refused",
+                self.login.name,
+                self._peer,
+                CHANNELS_MAX,
+            )
+            return False
+        # Counted now: many may be asked for before the first is open.
+        self.channels += 1
         principal = Principal(self.login.name, self.login.permissions, ip_address(self._peer))
         return _Session(self._service, self, self.login, principal)
 
@@ -275,6 +293,8 @@ class SshService:
         self._options = asyncssh.SSHServerConnectionOptions(
             server_host_keys=[host_key],
             encoding=None,
+            # What unpacks to a thousand times its size would undo every other bound.
+            compression_algs=["none"],
             window=WINDOW_OCTETS,
             allow_pty=False,
             agent_forwarding=False,
