@@ -211,11 +211,52 @@ def test_questions_that_are_none(tap: Tap) -> None:
         silent.connect(str(tap.socket))
         silent.sendall(b"\xff\xfe\n")
         assert b"ask" in silent.makefile("rb").readline()
+    with socket.socket(socket.AF_UNIX) as deep:
+        deep.connect(str(tap.socket))
+        deep.sendall(b"[" * 50_000 + b"\n")
+        assert b"ask" in deep.makefile("rb").readline()
+    assert "not of its kind" in as_user(0, tap.socket, {"do": "clear criteria", "with": [True]})["error"]
     with socket.socket(socket.AF_UNIX) as long:
         long.connect(str(tap.socket))
         long.sendall(b"x" * 100_000)
         assert long.makefile("rb").readline() == b""
     assert ask(tap.socket, "status")["error"] is None
+
+
+def test_who_may_ask_nothing_leaves_no_record(tap: Tap) -> None:
+    """His questions reach neither the control plane nor the audit log, and few lines of the log."""
+    store = tap.directory / "flowtap.db"
+    before = len(list(read_audit_log(store)))
+    for at in range(20):
+        answer = as_user(NOBODY, tap.socket, {"do": "clear criteria", "with": [at + 10**9]})
+        assert answer["refused"] is True
+        assert str(10**9) not in answer["error"]
+    assert len(list(read_audit_log(store))) == before
+    assert "1000000000" not in tap.log
+
+
+def test_idle_connections_to_the_socket_keep_nobody_out(tap: Tap) -> None:
+    """Somebody without any permission takes a few places; the next ones are closed at once."""
+    words = (
+        f"import os, socket, sys; os.setgid({NOBODY}); os.setuid({NOBODY}); held = []\n"
+        "for _ in range(300):\n"
+        "    s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[1]); held.append(s)\n"
+        "print('ready', flush=True); sys.stdin.read()"
+    )
+    before = len(list(Path(f"/proc/{tap.process.pid}/fd").iterdir()))
+    with subprocess.Popen(
+        [sys.executable, "-c", words, str(tap.socket.resolve())],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as idle:
+        try:
+            assert idle.stdout is not None
+            assert idle.stdout.readline() == b"ready\n"
+            assert ask(tap.socket, "status")["error"] is None
+            assert len(list(Path(f"/proc/{tap.process.pid}/fd").iterdir())) - before < 16
+        finally:
+            idle.kill()
+    assert f"questions of uid {NOBODY} are too many" in tap.log
 
 
 def test_who_may_no_longer_task_is_logged_out(tap: Tap) -> None:

@@ -12,11 +12,13 @@ import logging
 import os
 import socket
 import struct
+from collections import Counter
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
 from flowtap.control import PERMISSION_CHANGE, PERMISSION_VIEW, PortError, Principal, Refused
 from flowtap.errors import ConfigurationError
+from flowtap.service.complaints import Complaints
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -29,7 +31,14 @@ __all__ = ["ShowService"]
 _LOG = logging.getLogger(__name__)
 
 QUESTION_OCTETS: Final = 65_536
+STRANGERS_OCTETS: Final = 1_024
 QUESTION_S: Final = 5
+"""How long somebody may take to ask, and then to take his answer."""
+CONNECTIONS_MAX: Final = 32
+CONNECTIONS_PER_USER: Final = 8
+STRANGERS_MAX: Final = 8
+"""Connections of users who have no permission at all, together: one may have very many names."""
+BACKLOG: Final = 128
 _PEER: Final = struct.Struct("iII")
 _HERE: Final = ip_address("127.0.0.1")
 
@@ -59,30 +68,72 @@ class ShowService:
         self._shows = shows
         self._acts = acts
         self._socket = _listen(path)
+        self._complaints = Complaints(_LOG)
+        self._open: Counter[int | None] = Counter()
+        """Connections by user; None for those who have no permission."""
 
     async def run(self) -> None:
         """Answers until cancelled."""
-        server = await asyncio.start_unix_server(self._serve, sock=self._socket, limit=QUESTION_OCTETS)
+        loop = asyncio.get_running_loop()
+        connections: set[asyncio.Task[None]] = set()
         try:
-            async with server:
-                await server.serve_forever()
+            while True:
+                try:
+                    accepted, _ = await loop.sock_accept(self._socket)
+                except OSError as error:
+                    self._complaints.warning("accept", "a question could not be taken: %s", error.strerror)
+                    await asyncio.sleep(0.1)
+                    continue
+                uid = _uid(accepted)
+                principal = self._principal(uid)
+                place = uid if principal.permissions else None
+                if not self._has_room(place):
+                    self._complaints.warning("room", "questions of %s are too many", principal.login)
+                    accepted.close()
+                    # Whoever comes again and again must not be all that the loop looks at.
+                    await asyncio.sleep(0)
+                    continue
+                self._open[place] += 1
+                task = asyncio.create_task(self._serve(accepted, principal, place))
+                connections.add(task)
+                task.add_done_callback(connections.discard)
         finally:
+            self._socket.close()
             self._path.unlink(missing_ok=True)
+            for task in connections:
+                task.cancel()
+            await asyncio.gather(*connections, return_exceptions=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def _has_room(self, place: int | None) -> bool:
+        bound = STRANGERS_MAX if place is None else CONNECTIONS_PER_USER
+        return self._open[place] < bound and self._open.total() < CONNECTIONS_MAX
+
+    async def _serve(self, accepted: socket.socket, principal: Principal, place: int | None) -> None:
+        writer = None
         try:
+            limit = QUESTION_OCTETS if principal.permissions else STRANGERS_OCTETS
+            reader, writer = await asyncio.open_unix_connection(sock=accepted, limit=limit)
             async with asyncio.timeout(QUESTION_S):
                 question = await reader.readline()
-            answer = await self._answer(question, self._principal(writer.get_extra_info("socket")))
+            answer = await self._answer(question, principal)
             writer.write(json.dumps(answer).encode() + b"\n")
-            await writer.drain()
+            async with asyncio.timeout(QUESTION_S):
+                await writer.drain()
         except (OSError, TimeoutError, ValueError) as error:
             _LOG.debug("a question was not answered: %s", type(error).__name__)
+            if writer is not None:
+                # What nobody takes is not kept.
+                writer.transport.abort()
         finally:
-            writer.close()
+            self._open[place] -= 1
+            if not self._open[place]:
+                del self._open[place]
+            if writer is not None:
+                writer.close()
+            else:
+                accepted.close()
 
-    def _principal(self, connection: socket.socket) -> Principal:
-        _, uid, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    def _principal(self, uid: int) -> Principal:
         login = self.logins.of_uid(uid)
         if login is not None:
             return Principal(login.name, login.permissions, _HERE)
@@ -92,9 +143,13 @@ class ShowService:
         )
 
     async def _answer(self, question: bytes, principal: Principal) -> dict[str, Any]:
+        if not principal.permissions:
+            # Before anything is looked at: neither the control plane nor its records concern him.
+            self._complaints.warning(principal.login, "%s asked, who may ask nothing", principal.login)
+            return {"error": "the login's class has no permission", "refused": True}
         try:
             asked = json.loads(question)
-        except ValueError:
+        except (ValueError, RecursionError):
             asked = None
         show = asked.get("show") if isinstance(asked, dict) else None
         act = asked.get("do") if isinstance(asked, dict) else None
@@ -121,10 +176,17 @@ class ShowService:
         except TypeError:
             return {"error": f"{name}: the argument is not of its kind"}
         except Refused as refused:
-            _LOG.warning("%s was refused to %s: %s", name, principal.login, refused.info)
+            self._complaints.warning(
+                (principal.login, name), "%s was refused to %s: %s", name, principal.login, refused.info
+            )
             raise
         _LOG.info("%s by %s", name, principal.login)
         return answer
+
+
+def _uid(connection: socket.socket) -> int:
+    _, uid, _ = _PEER.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size))
+    return int(uid)
 
 
 def _listen(path: Path) -> socket.socket:
@@ -139,7 +201,8 @@ def _listen(path: Path) -> socket.socket:
         finally:
             os.umask(before)
         # Who finds the socket may ask at once; answers come when the daemon runs.
-        listening.listen()
+        listening.listen(BACKLOG)
+        listening.setblocking(False)
     except OSError as error:
         listening.close()
         reason = error.strerror or str(error)

@@ -259,7 +259,7 @@ class Views:
 
 def _ids(argument: object) -> list[int]:
     """Criteria ids as the local socket brings them, each once."""
-    if not isinstance(argument, list) or not all(isinstance(each, int) for each in argument):
+    if not isinstance(argument, list) or not all(type(each) is int for each in argument):
         raise TypeError
     return list(dict.fromkeys(argument))
 
