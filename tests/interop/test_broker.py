@@ -138,6 +138,21 @@ def test_started_without_rights_there_is_nothing_to_keep(tmp_path: Path) -> None
         end(tap)
 
 
+def test_code_in_the_current_directory_is_not_the_brokers(tmp_path: Path) -> None:
+    """It is started with all rights: a package of that name that lies about must not become it."""
+    for name in ("flowtap", "asyncio"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text(f"open({str(tmp_path / 'taken')!r}, 'w')\n")
+    words = (
+        "from flowtap.service.broker import Broker; broker = Broker([]); print(broker.state); broker.close()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", words], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "running\n"
+    assert not (tmp_path / "taken").exists()
+
+
 def test_requests_that_are_none_end_the_broker() -> None:
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     with ours, theirs:

@@ -146,7 +146,7 @@ def _private(path: Path, content: bytes) -> None:
 def _program(*words: str, errors: IO[Any] | int) -> Iterator[subprocess.Popen[str]]:
     """A flowtap of its own; ended with the scene, whatever happens."""
     process = subprocess.Popen(  # noqa: S603 - ourselves
-        [sys.executable, "-m", "flowtap", *words],
+        [sys.executable, "-P", "-m", "flowtap", *words],
         stdout=subprocess.PIPE,
         stderr=errors,
         text=True,

@@ -48,7 +48,7 @@ def compile_words(words: Sequence[str], link_type: LinkType) -> BpfProgram:
     request = json.dumps({"link_type": number, "words": expression})
     try:
         child = subprocess.run(  # noqa: S603 - our own interpreter and our own text
-            [sys.executable, "-c", _CHILD],
+            [sys.executable, "-P", "-c", _CHILD],
             input=request,
             capture_output=True,
             text=True,

@@ -27,6 +27,7 @@ __all__ = ["Broker", "give_up_rights"]
 
 START_S: Final = 30
 _GREETING_OCTETS: Final = 256
+_PROGRAM: Final = "flowtap.service.broker_process"
 
 
 class Broker:
@@ -50,7 +51,9 @@ class Broker:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
             self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and names that were validated
-                [sys.executable, "-m", "flowtap.service.broker_process", str(theirs.fileno()), *interfaces],
+                # -P: it has rights, so nothing that happens to lie in the current directory is code for it.
+                [sys.executable, "-P", "-m", _PROGRAM, str(theirs.fileno()), *interfaces],
+                cwd="/",
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 pass_fds=[theirs.fileno()],
