@@ -15,13 +15,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from daemon import ADD, CAPTURE, FOR_EVER, KEY, V7, Tap, end, start, write_configuration
+from daemon import ADD, CAPTURE, FOR_EVER, KEY, OWN_KEY, V7, Tap, end, start, write_configuration
 
 from flowtap.cli.local import ask
 from flowtap.control import verify
-from flowtap.dtcp import ListRequest, NoopRequest
+from flowtap.dtcp import ListRequest, NoopRequest, Reply
 from flowtap.dtcp.render import render_request, sign
-from flowtap.mediation import TaskingError
+from flowtap.mediation import TaskingClient, TaskingError
+from flowtap.mediation.datagram import DatagramTaskingClient
 from flowtap.service.auditlog import read_audit_log
 
 pytestmark = pytest.mark.interop
@@ -253,18 +254,29 @@ def test_requests_and_answers_in_fragments(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a file system to fill")
-def test_a_full_disk(tmp_path: Path) -> None:
-    """New intercepts are refused, running ones go on, stops stop; and the record follows when there is room."""
+@pytest.mark.parametrize("way", ["echo", "strict", "udp"])
+def test_a_full_disk(way: str, tmp_path: Path) -> None:
+    """New intercepts are refused, running ones go on, stops stop; and the record follows when there is room.
+
+    Also where a sequence number has to be kept before anything is done.
+    """
     disk = tmp_path / "disk"
     disk.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], check=True)
     try:
-        store = f'[store]\npath = "{disk}/flowtap.db"'
+        more = f'[store]\npath = "{disk}/flowtap.db"\n[dtcp.udp]\nlisten = ["127.0.0.1:0"]'
         source = f'files = ["{CAPTURE}"]\npace = 200\nloop = true'
-        write_configuration(tmp_path, source, store)
+        write_configuration(tmp_path, source, more)
+        if way == "strict":
+            path = tmp_path / "flowtap.toml"
+            path.write_text(
+                path.read_text().replace(
+                    "[control_source.md]\n", '[control_source.md]\nsequence = "strict"\n'
+                )
+            )
         tap = start(tmp_path)
         try:
-            asyncio.run(fill_and_task(tap, disk))
+            asyncio.run(fill_and_task(tap, way, disk))
         finally:
             end(tap)
         assert tap.process.returncode == 0
@@ -274,10 +286,23 @@ def test_a_full_disk(tmp_path: Path) -> None:
         subprocess.run(["umount", str(disk)], check=True)
 
 
-async def fill_and_task(tap: Tap, disk: Path) -> None:
-    async with tap.client() as client:
-        for seq in ("1", "2"):
-            assert (await client.request_written(ADD.format(at=10, port=9), seq)).code == 200
+def client_of(tap: Tap, way: str) -> TaskingClient | DatagramTaskingClient:
+    if way != "udp":
+        return tap.client(timeout_s=30)
+    (listening,) = ask(tap.socket, "status")["udp"]
+    port = int(listening.rpartition(":")[2])
+    return DatagramTaskingClient("127.0.0.1", port, user="md2", key=OWN_KEY)
+
+
+async def fill_and_task(tap: Tap, way: str, disk: Path) -> None:
+    numbers = iter(range(1, 1000))
+    async with client_of(tap, way) as client:
+
+        async def written(text: str) -> Reply:
+            return await client.request_written(text, str(next(numbers)))
+
+        for _ in range(2):
+            assert (await written(ADD.format(at=10, port=9))).code == 200
         filler = disk / "filler"
         with filler.open("wb", buffering=0) as filling:
             try:
@@ -289,7 +314,7 @@ async def fill_and_task(tap: Tap, disk: Path) -> None:
         codes: list[int] = []
         while 500 not in codes:
             assert len(codes) < 500
-            codes.append((await client.request_written(ADD.format(at=11, port=9), "3")).code)
+            codes.append((await written(ADD.format(at=11, port=9))).code)
         running = {each["criteria_id"] for each in ask(tap.socket, "intercepts")["intercepts"]}
         before = {each["id"]: each["packets"] for each in ask(tap.socket, "stats")["criteria"]}
         assert before.keys() == running
@@ -297,7 +322,8 @@ async def fill_and_task(tap: Tap, disk: Path) -> None:
         while ask(tap.socket, "stats")["criteria"][0]["packets"] <= before[1]:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.05)
-        reply = await client.request_written("DELETE DTCP/0.7\nCriteria-ID: 1\nFlags: Static", "4")
+        assert (await written("NOOP DTCP/0.7")).code == 200
+        reply = await written("DELETE DTCP/0.7\nCriteria-ID: 1\nFlags: Static")
         assert reply.code == 500
         assert "copying has stopped" in (reply.value("X-Error-Info") or "")
         shown = ask(tap.socket, "intercepts")
@@ -309,4 +335,4 @@ async def fill_and_task(tap: Tap, disk: Path) -> None:
         while ask(tap.socket, "intercepts")["pending_records"]:
             assert time.monotonic() < deadline
             await asyncio.sleep(0.1)
-        assert (await client.request_written(ADD.format(at=12, port=9), "5")).code == 200
+        assert (await written(ADD.format(at=12, port=9))).code == 200

@@ -130,7 +130,7 @@ class ControlPlane:
         """Keeps the highest sequence number of control sources, before their requests are acted upon.
 
         Returns:
-            False where that failed; the requests must not be served then.
+            False where that failed; a request that does something must not be served then.
         """
         try:
             with self._store.transaction() as transaction:

@@ -190,8 +190,8 @@ class Daemon:
             filters=FilterReader(places),
             wall=lambda: clock.now().wall,
         )
-        self._tasking = TaskingLoop(self._control, self._notifier)
         sequences = SequenceState(self._store.sequences())
+        self._tasking = TaskingLoop(self._control, self._notifier, sequences)
         ssh = values.dtcp.ssh
         self._ssh = SshService(
             listen=[endpoint(text) for text in ssh.listen],

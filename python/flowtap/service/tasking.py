@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final, ParamSpec, Protocol, TypeVar
 from flowtap.control import Ended, Misread, PortError, Principal, Purged, Tasked
 from flowtap.control.accounts import SourceAccount
 from flowtap.dtcp import (
+    DeleteRequest,
     ErrorResult,
     NoopRequest,
     NoopResult,
@@ -25,9 +26,10 @@ from flowtap.dtcp import (
 )
 from flowtap.service import clock
 from flowtap.service.notify import content
+from flowtap.service.sequences import SequenceState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from concurrent.futures import Future
     from datetime import datetime
 
@@ -66,11 +68,21 @@ class TaskingLoop:
 
     A request crosses to that thread and its answer comes back, and nothing else is woken on the way: the loop
     is not a task that waits for requests but what is called when they come and when they are served.
+
+    Args:
+        control: Decides.
+        notifier: Tells control sources.
+        sequences: The sequence numbers of all control sources, where any are checked.
     """
 
-    def __init__(self, control: ControlPlane, notifier: Notifier) -> None:
+    def __init__(
+        self, control: ControlPlane, notifier: Notifier, sequences: SequenceState | None = None
+    ) -> None:
         self._control = control
         self._notifier = notifier
+        self._sequences = sequences or SequenceState({})
+        self._unkept: frozenset[str] = frozenset()
+        """Control sources whose highest sequence number is on no disk yet; the control thread's."""
         self._waiting: deque[_Asked] = deque()
         self._is_serving = False
         self._is_over = False
@@ -128,11 +140,13 @@ class TaskingLoop:
         count = min(len(self._waiting), BATCH_MAX)
         batch = [self._waiting.popleft() for _ in range(count)]
         now, loop = clock.now(), asyncio.get_running_loop()
+        # Not what they were when the requests were read: these may have waited while later ones were served.
+        highest = self._highest(event.csource_id for _, event in batch if event.highest_seq is not None)
 
         def served(results: Future[list[Result]]) -> None:
             loop.call_soon_threadsafe(self._answer, batch, results, now)
 
-        self._executor.submit(self._results, batch, now).add_done_callback(served)
+        self._executor.submit(self._results, batch, highest, now).add_done_callback(served)
 
     def _answer(self, batch: list[_Asked], results: Future[list[Result]], now: Now) -> None:
         """Sends what has come of a batch, and goes on with what came meanwhile."""
@@ -150,17 +164,32 @@ class TaskingLoop:
             self._wake.set()
         self._serve()
 
-    def _results(self, batch: list[_Asked], now: Now) -> list[Result]:
+    def _highest(self, csource_ids: Iterable[str]) -> dict[str, int]:
+        """The highest numbers of control sources, and of those whose record is still missing."""
+        highest = {name: self._sequences.highest(name) for name in {*csource_ids, *self._unkept}}
+        return {name: number for name, number in highest.items() if number is not None}
+
+    def _keep(self, highest: dict[str, int]) -> None:
+        """Records sequence numbers; what cannot be recorded is tried again; in the control plane's thread."""
+        is_kept = not highest or self._control.keep_sequences(highest)
+        self._unkept = frozenset() if is_kept else frozenset(highest)
+
+    def _may_be_served(self, event: RequestReceived) -> bool:
+        """Whether a request's own number is kept, or a second time would do no harm.
+
+        A stop stops, whatever the disk says; and a NOOP does nothing.
+        """
+        is_kept = event.highest_seq is None or event.csource_id not in self._unkept
+        return is_kept or isinstance(event.request, DeleteRequest | NoopRequest)
+
+    def _results(self, batch: list[_Asked], highest: dict[str, int], now: Now) -> list[Result]:
         """What comes of every request; runs in the control plane's thread."""
         # Sequence numbers are kept before anything is done, so that no crash lets a request in twice.
-        highest = {event.csource_id: event.highest_seq for _, event in batch if event.highest_seq is not None}
-        if highest and not self._control.keep_sequences(highest):
-            error = ErrorResult(Status.SERVER_INTERNAL_ERROR, info="the journal could not be written")
-            return [error] * len(batch)
+        self._keep(highest)
         tasked = [
             Tasked(session.principal, event.request)
             for session, event in batch
-            if isinstance(event, RequestReceived)
+            if isinstance(event, RequestReceived) and self._may_be_served(event)
         ]
         misread = [
             Misread(session.principal, event.csource_id, event.method, event.error)
@@ -170,7 +199,15 @@ class TaskingLoop:
         if misread:
             self._control.misread(misread, now)
         served = iter(self._control.handle_all(tasked, now))
-        return [next(served) if isinstance(event, RequestReceived) else event.error for _, event in batch]
+        unkept = ErrorResult(Status.SERVER_INTERNAL_ERROR, info="the journal could not be written")
+        return [
+            event.error
+            if isinstance(event, RequestRefused)
+            else next(served)
+            if self._may_be_served(event)
+            else unkept
+            for _, event in batch
+        ]
 
     def _account(self, event: RequestReceived | RequestRefused, result: Result, now: Now) -> None:
         account = self.accounts[event.csource_id]
@@ -199,6 +236,8 @@ class TaskingLoop:
 
     async def _tick(self) -> None:
         now = clock.now()
+        if self._unkept:
+            await self.act(self._keep, self._highest(()))
         try:
             happened = await self.act(self._control.tick, now)
         except PortError as error:

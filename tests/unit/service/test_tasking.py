@@ -14,14 +14,22 @@ from flowtap.control import Happening, Now, verify
 from flowtap.dtcp import (
     AddRequest,
     AddResult,
+    DeleteRequest,
+    DeleteResult,
+    ErrorResult,
     FilterText,
+    ListRequest,
+    ListResult,
     NoopRequest,
     NoopResult,
+    Request,
     RequestReceived,
     RequestRefused,
     Result,
+    Status,
 )
 from flowtap.service.notify import Notifier
+from flowtap.service.sequences import SequenceState
 from flowtap.service.tasking import POLL_S, TaskingLoop
 
 TIMEOUT_S = 20
@@ -145,6 +153,76 @@ def test_requests_without_a_pause_do_not_keep_time_outs_from_being_looked_at(
 
     asyncio.run(scenario())
     assert len(looked) == 2
+
+
+def test_what_waited_does_not_take_a_sequence_number_back(scene: Scene) -> None:
+    """Of two sessions the one that reads on may be served before what the other has read earlier."""
+    sequences = SequenceState({"md": 499})
+    window = sequences.window_for("md")
+    assert window is not None
+
+    async def scenario() -> None:
+        tasking = TaskingLoop(scene.control, Notifier({}, NoKeys()), sequences)
+        running = asyncio.create_task(tasking.run())
+        session = Session(tasking, 2)
+        events = []
+        for number in (500, 501):
+            window.accept(number)
+            events.append(RequestReceived(NoopRequest(V7, "md", str(number)), window.highest))
+        for event in reversed(events):
+            tasking.put(session, event)
+            await asyncio.sleep(0.05)
+        await asyncio.wait_for(session.all.wait(), TIMEOUT_S)
+        await end(running)
+
+    asyncio.run(scenario())
+    assert scene.store.sequences() == {"md": 501}
+
+
+def test_a_number_that_cannot_be_kept_stops_no_stop_and_nobody_else(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing that a crash would let in twice is done, but what stops stops; the number follows."""
+    sequences = SequenceState({})
+    window = sequences.window_for("md")
+    assert window is not None
+    scene.added()
+    scene.added("md2")
+    keep, full = scene.control.keep_sequences, True
+    monkeypatch.setattr(scene.control, "keep_sequences", lambda highest: not full and keep(highest))
+
+    def numbered(number: int, request: Request) -> RequestReceived:
+        window.accept(number)
+        return RequestReceived(request, number)
+
+    async def scenario() -> None:
+        nonlocal full
+        tasking = TaskingLoop(scene.control, Notifier({}, NoKeys()), sequences)
+        running = asyncio.create_task(tasking.run())
+        session, other = Session(tasking, 5), Session(tasking, 1)
+        other.principal = principal("md2")
+        unread = ErrorResult(Status.BAD_REQUEST)
+        tasking.put(session, numbered(1, adds(1)[0]))
+        tasking.put(session, numbered(2, ListRequest(V7, "md", "2")))
+        tasking.put(session, numbered(3, NoopRequest(V7, "md", "3")))
+        tasking.put(session, numbered(4, DeleteRequest(V7, "md", "4", cdest_id="cd1", static=True)))
+        window.accept(5)
+        tasking.put(session, RequestRefused(V7, "md", "5", unread, 5))
+        tasking.put(other, RequestReceived(ListRequest(V7, "md2", "1")))
+        await asyncio.wait_for(asyncio.gather(session.all.wait(), other.all.wait()), TIMEOUT_S)
+        refused = ErrorResult(Status.SERVER_INTERNAL_ERROR, info="the journal could not be written")
+        assert session.results == [refused, refused, NoopResult(), DeleteResult(1), unread]
+        assert isinstance(other.results[0], ListResult)
+        assert scene.store.sequences() == {}
+        full = False
+        deadline = asyncio.get_running_loop().time() + TIMEOUT_S
+        while scene.store.sequences() != {"md": 5}:
+            assert asyncio.get_running_loop().time() < deadline
+            await asyncio.sleep(POLL_S / 4)
+        await end(running)
+
+    asyncio.run(scenario())
+    assert scene.running == (2,)
 
 
 def test_what_goes_wrong_ends_the_loop(scene: Scene) -> None:
