@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
 
 from flowtap.control import authorize, lifetime
@@ -10,7 +11,7 @@ from flowtap.dtcp.messages import ListEntry, Parameter
 from flowtap.dtcp.status import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Collection, Iterable, Iterator, Mapping
 
     from flowtap.control.model import ControlSource, Count, Intercept, Now, Policy
     from flowtap.dtcp.messages import DeleteRequest, IdRange, ListRequest, RefreshRequest
@@ -48,24 +49,35 @@ def select(
     return selected
 
 
-def _by_ids(own: Mapping[int, Intercept], ids: Iterable[IdRange]) -> list[Intercept]:
-    found: dict[int, Intercept] = {}
-    unknown = []
-    for element in ids:
-        if element.single:
-            if element.first in own:
-                found[element.first] = own[element.first]
-            else:
-                unknown.append(element.first)
-        else:
-            found |= {number: each for number, each in own.items() if element.first <= number <= element.last}
+def _by_ids(own: Mapping[int, Intercept], ids: Collection[IdRange]) -> list[Intercept]:
+    singles = [element.first for element in ids if element.single]
+    unknown = [number for number in singles if number not in own]
     if unknown:
         raise Refused(
             Status.UNKNOWN_CRITERIA_ID,
             "no such criteria; nothing was done",
             Parameter("Criteria-ID", ",".join(map(str, unknown))),
         )
-    return [found[number] for number in sorted(found)]
+    found = {*singles, *_within(own, ids)}
+    return [own[number] for number in sorted(found)]
+
+
+def _within(own: Iterable[int], ids: Iterable[IdRange]) -> Iterator[int]:
+    """Those numbers that some range holds, however many ranges there are and however they overlap."""
+    ranges = sorted((element.first, element.last) for element in ids if not element.single)
+    if not ranges:
+        return
+    merged = [ranges[0]]
+    for first, last in ranges[1:]:
+        if first <= merged[-1][1]:
+            merged[-1] = (merged[-1][0], max(merged[-1][1], last))
+        else:
+            merged.append((first, last))
+    firsts = [first for first, _ in merged]
+    for number in own:
+        at = bisect_right(firsts, number)
+        if at and number <= merged[at - 1][1]:
+            yield number
 
 
 def entry(

@@ -4,11 +4,15 @@ import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
-from scene import DELIVERY, OTHER_DELIVERY, V7, Scene, add_request, now, principal
+from hypothesis import given
+from hypothesis import strategies as st
+from scene import DELIVERY, OTHER_DELIVERY, V7, Scene, add_request, now, policy, principal
 
 from flowtap.control import ControlSource, Count, Policy, PortError, Tasked, Transaction, verify
+from flowtap.control.listing import select
 from flowtap.control.registry import CRITERIA_ID_MAX
 from flowtap.dtcp import (
     AddResult,
@@ -366,6 +370,55 @@ def test_who_may_task(scene: Scene) -> None:
     assert scene.running == ()
     assert all(event == ("refuse", None) for event in events(scene))
     assert scene.store.audit_rows() is not None
+
+
+@pytest.mark.ledger("T-043")
+def test_many_ranges_cost_no_more_than_one(scene: Scene) -> None:
+    """The control plane has one thread for everybody: a list of ranges is not looked up one by one."""
+    own = CountingMapping({number: number for number in range(1, 3001)})
+    everything = IdRange(0, 2**64 - 1, single=False)
+    request = DeleteRequest(V7, "md", "1", criteria_ids=(everything,) * 4_096)
+    source, policy = scene.control.policy.control_sources["md"], scene.control.policy
+    found: list[Any] = [*select(own, request, source, policy)]  # type: ignore[arg-type]
+    assert found == list(range(1, 3001))
+    assert own.looked_at <= 2 * 3_000
+
+
+class CountingMapping(dict[int, int]):
+    """Counts how many of its members are looked at."""
+
+    looked_at = 0
+
+    def __iter__(self) -> Iterator[int]:
+        for each in super().__iter__():
+            self.looked_at += 1
+            yield each
+
+    def items(self) -> Any:
+        self.looked_at += len(self)
+        return super().items()
+
+    def __getitem__(self, number: int) -> int:
+        self.looked_at += 1
+        return super().__getitem__(number)
+
+
+@given(
+    ranges=st.lists(st.tuples(st.integers(0, 30), st.integers(0, 12), st.booleans()), min_size=1, max_size=8),
+    numbers=st.sets(st.integers(0, 40)),
+)
+def test_ranges_select_what_they_hold(ranges: list[tuple[int, int, bool]], numbers: set[int]) -> None:
+    ids = tuple(
+        IdRange(first, first, single=True)
+        if single and first in numbers
+        else IdRange(first, first + more, single=False)
+        for first, more, single in ranges
+    )
+    own = {number: number for number in sorted(numbers)}
+    request = DeleteRequest(V7, "md", "1", criteria_ids=ids)
+    rules = policy()
+    found = select(own, request, rules.control_sources["md"], rules)  # type: ignore[arg-type]
+    assert found == [number for number in sorted(numbers) if any(e.first <= number <= e.last for e in ids)]
 
 
 @pytest.mark.ledger("T-043")
