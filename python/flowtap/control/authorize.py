@@ -54,6 +54,9 @@ ORDER: Final = "X-FlowTap-Order"
 ORDER_END: Final = "X-FlowTap-Order-End"
 """Parameter of an ADD: when that order ends, in ISO 8601 with a zone."""
 ORDER_CHARACTERS: Final = 128
+LATEST_NS: Final = 9 * 10**18
+"""The latest moment on the monotonic clock, 285 years after its beginning: below 2^63 also when a restart has
+moved it."""
 
 
 class Refused(Exception):  # noqa: N818 - a decision, not a failure
@@ -229,7 +232,8 @@ def order(source: ControlSource, request: AddRequest, now: Now) -> tuple[str, in
     left_ns = (left.days * 86_400 + left.seconds) * NANOSECONDS + left.microseconds * 1_000
     if left_ns <= 0:
         raise Refused(Status.IMPROPER_TIMEOUT, f"{ORDER_END}: the order has ended", end)
-    return "" if reference is None else reference.value, now.monotonic_ns + left_ns
+    # So far away that no other end of it can be told from none, and no further than the data plane's numbers.
+    return "" if reference is None else reference.value, min(now.monotonic_ns + left_ns, LATEST_NS)
 
 
 def lifetime(source: ControlSource, request: AddRequest) -> Timeouts:

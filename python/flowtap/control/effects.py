@@ -17,7 +17,7 @@ from flowtap.dtcp.messages import ErrorResult
 from flowtap.dtcp.status import Status
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable
+    from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
     from datetime import datetime
 
     from flowtap.control.audit import AuditRecord
@@ -88,13 +88,16 @@ class Effects:
 
     def start(
         self, added: Collection[Intercept], audit: Iterable[AuditRecord], now: Now
-    ) -> ErrorResult | None:
-        """Records intercepts and lets them copy; an error takes back everything.
+    ) -> Mapping[int, ErrorResult]:
+        """Records intercepts and lets them copy; an error takes back everything that it concerns.
 
         Args:
             added: What begins.
             audit: What else is to be recorded, whether or not something begins.
             now: When.
+
+        Returns:
+            What did not start, by criteria id.
         """
         audit = list(audit)
         try:
@@ -107,26 +110,43 @@ class Effects:
                     transaction.audit(records.started(intercept, now))
         except PortError:
             self._unwritten += audit
-            return internal("the journal could not be written; nothing was started")
+            failure = internal("the journal could not be written; nothing was started")
+            return {each.criteria_id: failure for each in added}
         self._written()
-        active = [each for each in added if each.is_active]
-        if active:
-            try:
-                self._data_plane.change(active, ())
-            except PortError:
-                # A worker that comes back late must not find them.
-                self._withdraw(active)
-                ends = [End.of(each, each.login, "data plane failed", now) for each in added]
-                self.end(self._stopped(ends))
-                return internal("the data plane did not take the criteria; nothing was started")
-        self.running.put(added)
-        return None
+        refused = self._begin([each for each in added if each.is_active])
+        if refused:
+            self.end(self._stopped([End.of(each, each.login, "data plane failed", now) for each in refused]))
+        failure = internal("the data plane did not take the criteria; nothing was started")
+        failures = {each.criteria_id: failure for each in refused}
+        self.running.put([each for each in added if each.criteria_id not in failures])
+        return failures
 
-    def _withdraw(self, intercepts: Iterable[Intercept]) -> None:
+    def _begin(self, intercepts: Sequence[Intercept]) -> Sequence[Intercept]:
+        """Lets intercepts copy; one that the data plane does not take keeps no other from it.
+
+        Returns:
+            What it did not take.
+        """
+        if not intercepts:
+            return ()
+        try:
+            self._data_plane.change(intercepts, ())
+        except PortError:
+            # A worker that comes back late must not find them.
+            is_answered = self._withdraw(intercepts)
+            if len(intercepts) == 1 or not is_answered:
+                return intercepts
+            middle = len(intercepts) // 2
+            return [*self._begin(intercepts[:middle]), *self._begin(intercepts[middle:])]
+        return ()
+
+    def _withdraw(self, intercepts: Iterable[Intercept]) -> bool:
+        """Takes intercepts out of the data plane; False where it does not answer."""
         try:
             self._data_plane.change((), [each.criteria_id for each in intercepts])
         except PortError:
-            return
+            return False
+        return True
 
     def stop(self, ends: Collection[End], audit: Iterable[AuditRecord] = ()) -> ErrorResult | None:
         """Stops copying, then records it."""

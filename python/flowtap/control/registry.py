@@ -189,13 +189,14 @@ class ControlPlane:
                 added.append(intercept)
                 counts[intercept.csource_id] += 1
                 outcomes.append(intercept)
-        failure = self._effects.start(added, refusals, now)
+        failures = self._effects.start(added, refusals, now)
         results: list[Result] = []
         for outcome in outcomes:
             if isinstance(outcome, ErrorResult):
                 results.append(outcome)
             else:
-                results.append(failure or AddResult(outcome.criteria_id))
+                number = outcome.criteria_id
+                results.append(failures.get(number) or AddResult(number))
         return results
 
     def _intercept(

@@ -304,23 +304,24 @@ class PlainRegistry:
                 )
             )
             answers.append(("added", self.last_id))
-        failed = not self.write()
-        if not failed:
-            for each in accepted:
-                self.keep(each)
-                (self.starts if each.active else self.accepts).append(each.number)
-                self.last_id_written = each.number
-            if self.change_fails and any(each.active for each in accepted):
-                failed = True
-                for each in accepted:
-                    del self.journal[each.number]
-                    self.stops.append(each.number)
-        if failed:
-            self.seen["start failed"] += bool(accepted)
-            return [500 if isinstance(each, tuple) else each for each in answers]
-        self.running |= {each.number: each for each in accepted}
-        self.seen["added"] += len(accepted)
-        return answers
+        is_written = self.write()
+        failed = set()
+        for each in accepted:
+            if not is_written:
+                failed.add(each.number)
+                continue
+            self.keep(each)
+            (self.starts if each.active else self.accepts).append(each.number)
+            self.last_id_written = each.number
+            if self.change_fails and each.active:
+                failed.add(each.number)
+                del self.journal[each.number]
+                self.stops.append(each.number)
+                continue
+            self.running[each.number] = each
+        self.seen["start failed"] += bool(failed)
+        self.seen["added"] += len(accepted) - len(failed)
+        return [500 if isinstance(each, tuple) and each[1] in failed else each for each in answers]
 
     def select(
         self, login: str, ids: tuple[IdRange, ...] | None, cdest: str | None, without: set[int]

@@ -140,6 +140,34 @@ def test_a_full_disk_stops_and_remembers(scene: Scene) -> None:
     verify(scene.store.audit_rows())
 
 
+def test_one_that_the_data_plane_does_not_take_keeps_no_other_from_it(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests of several control sources share a change; what is wrong with one is not the others' fault."""
+    change = scene.data_plane.change
+
+    def picky(start: Collection[Intercept], stop: Collection[int]) -> None:
+        if any(each.filter.source == "192.0.2.66" for each in start):
+            raise PortError
+        change(start, stop)
+
+    monkeypatch.setattr(scene.data_plane, "change", picky)
+    sources = ["192.0.2.1", "192.0.2.2", "192.0.2.66", "192.0.2.3", "192.0.2.4", "192.0.2.66", "192.0.2.5"]
+    logins = ["md2", "md", "md", "md2", "md2", "md", "md2"]
+    asked = [
+        Tasked(principal(login), add_request(login, filter=FilterText(source=source)))
+        for login, source in zip(logins, sources, strict=True)
+    ]
+    assert [code(each) for each in scene.control.handle_all(asked, now())] == [
+        500 if source == "192.0.2.66" else 200 for source in sources
+    ]
+    assert scene.running == (1, 2, 4, 5, 7)
+    assert sorted(scene.data_plane.active) == [1, 2, 4, 5, 7]
+    assert [row.criteria_id for row in scene.store.running()] == [1, 2, 4, 5, 7]
+    stops = [row for row in audit(scene) if row["event"] == "stop"]
+    assert [row["criteria_id"] for row in stops] == [3, 6]
+
+
 def test_a_time_out_that_was_not_installed_has_not_ended(scene: Scene, witness: Witness) -> None:
     first = scene.added(static=False, timeouts=Timeouts(total_s=5))
     witness.refuses = True

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from scene import DELIVERY, OTHER_DELIVERY, Scene, now, policy, principal
 
+from flowtap import Criteria, FilterTable
 from flowtap.control import (
     PERMISSION_APPROVE,
     PERMISSION_CHANGE,
@@ -275,6 +276,19 @@ def order(
 ) -> tuple[Parameter, ...]:
     given = (("x-flowtap-order", reference), ("X-FlowTap-Order-End", end))
     return tuple(Parameter(name, value) for name, value in given if value is not None)
+
+
+def test_an_order_without_end_to_speak_of(scene: Scene) -> None:
+    """The end of time is later than the data plane's numbers go."""
+    for end in ("9999-12-31T23:59:59Z", "9999-12-31T23:59:59.999999-23:59", "2600-01-01T00:00:00Z"):
+        scene.added(extensions=order(end=end))
+    for each in scene.control.intercepts:
+        assert each.order_end_ns is not None
+        assert 8 * 10**18 < each.order_end_ns < 2**63
+        table = FilterTable.compile(
+            [Criteria(1, source="192.0.2.1", timeout_total_s=each.order_end_ns / 10**9, total_since_ns=0)]
+        )
+        assert len(table) == 1
 
 
 def test_an_order_ends_its_intercept_static_or_not(tmp_path: Path) -> None:
