@@ -54,6 +54,8 @@ ORDER: Final = "X-FlowTap-Order"
 ORDER_END: Final = "X-FlowTap-Order-End"
 """Parameter of an ADD: when that order ends, in ISO 8601 with a zone."""
 ORDER_CHARACTERS: Final = 128
+EXCLUDED_MAX: Final = 1_024
+"""Most exclusions of one control source."""
 LATEST_NS: Final = 9 * 10**18
 """The latest moment on the monotonic clock, 285 years after its beginning: below 2^63 also when a restart has
 moved it."""

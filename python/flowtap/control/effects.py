@@ -2,7 +2,7 @@
 
 A start is recorded, then copies. A stop stops copying, is then recorded; when it cannot be recorded, copying
 stays stopped and the record is tried again with the next change. What changes is recorded, then rules; where
-it cannot rule, it is recorded that all is as it was.
+it cannot rule, it is recorded that all is as it was. What lets less be copied goes the way of a stop.
 """
 
 from __future__ import annotations
@@ -73,7 +73,8 @@ class Effects:
         self._wall = wall
         self._ends: list[End] = []
         self._unwritten: list[AuditRecord] = []
-        self._undone: list[tuple[Intercept, Now]] = []
+        self._unkept: list[tuple[Intercept, Now]] = []
+        """What intercepts are, where the journal has something else."""
         self.running = Intercepts()
 
     @property
@@ -84,7 +85,7 @@ class Effects:
     @property
     def has_unwritten(self) -> bool:
         """Whether something waits to be recorded."""
-        return bool(self._ends or self._unwritten or self._undone)
+        return bool(self._ends or self._unwritten or self._unkept)
 
     def start(
         self, added: Collection[Intercept], audit: Iterable[AuditRecord], now: Now
@@ -195,10 +196,27 @@ class Effects:
         self.running.put(changed)
         return None
 
+    def narrow(self, changed: Collection[Intercept], audit: Iterable[AuditRecord], now: Now) -> bool:
+        """Lets less be copied from now on, then records it; a record that cannot be written waits.
+
+        Returns:
+            Whether it rules.
+        """
+        active = [each for each in changed if each.is_active]
+        if active:
+            try:
+                self._data_plane.change(active, ())
+            except PortError:
+                return False
+        self.running.put(changed)
+        self._unkept += [(each, now) for each in changed]
+        self.end(audit=audit)
+        return True
+
     def _undo(self, changed: Collection[Intercept], now: Now) -> None:
         """Records that intercepts are what they were."""
         before = [self.running.by_id[each.criteria_id] for each in changed]
-        self._undone += [(each, now) for each in before]
+        self._unkept += [(each, now) for each in before]
         detail = ("reason", "the data plane did not take the change")
         self.end(audit=[records.about("undo", each, "", now.wall, detail) for each in before])
 
@@ -240,7 +258,7 @@ class Effects:
         return True
 
     def _record_waiting(self, transaction: Transaction) -> None:
-        for intercept, now in self._undone:
+        for intercept, now in self._unkept:
             transaction.update(intercept, now)
         for record in self._unwritten:
             transaction.audit(record)
@@ -253,4 +271,4 @@ class Effects:
     def _written(self) -> None:
         self._ends.clear()
         self._unwritten.clear()
-        self._undone.clear()
+        self._unkept.clear()

@@ -417,24 +417,35 @@ class ControlPlane:
         """Ends what the policy would refuse today; what cannot be ended now is tried again with time."""
         policy = self._policy
         refused: list[tuple[Intercept, str]] = []
-        changed: list[Intercept] = []
+        narrower: list[Intercept] = []
+        wider: list[Intercept] = []
         for intercept in self._running.by_id.values():
             try:
                 source = authorize.standing(intercept, policy, self._filters)
             except Refused as fault:
                 refused.append((intercept, f"no longer permitted: {fault.info}"))
-            else:
-                if intercept.excluded != source.excluded:
-                    changed.append(replace(intercept, excluded=source.excluded))
+                continue
+            before, after = intercept.excluded, source.excluded
+            # What is excluded besides must not be copied any more, whatever becomes of the rest.
+            both = tuple(dict.fromkeys([*after, *before]))
+            is_more, is_less = len(both) > len(before), len(both) > len(after)
+            if is_more:
+                is_short = len(both) <= authorize.EXCLUDED_MAX
+                narrower.append(replace(intercept, excluded=both if is_less and is_short else after))
+            if is_less or (before != after and not is_more):
+                wider.append(replace(intercept, excluded=after))
         if refused:
             self._effects.stop([End.of(each, "", reason, now) for each, reason in refused])
-        failure = None
-        if changed:
-            detail = ("reason", "the list of exclusions has changed")
-            audit = [records.about("change", each, "", now.wall, detail) for each in changed]
-            failure = self._effects.change(changed, audit, now)
+        detail = ("reason", "the list of exclusions has changed")
+
+        def audit(changed: list[Intercept]) -> list[AuditRecord]:
+            return [records.about("change", each, "", now.wall, detail) for each in changed]
+
+        is_done = not narrower or self._effects.narrow(narrower, audit(narrower), now)
+        if is_done and wider:
+            is_done = self._effects.change(wider, audit(wider), now) is None
         ended = [each for each, _ in refused if each.criteria_id not in self._running]
-        self._is_enforced = failure is None and len(ended) == len(refused)
+        self._is_enforced = is_done and len(ended) == len(refused)
         return ended
 
     # --- restarts -----------------------------------------------------------------------------

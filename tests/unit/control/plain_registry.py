@@ -166,6 +166,7 @@ class PlainRegistry:
         self.running: dict[int, Criterion] = {}
         self.journal: dict[int, Written] = {}
         self.ended_unwritten: list[int] = []
+        self.narrowed_unwritten: list[Written] = []
         self.marks: set[int] = set()
         self.refusals_unwritten = 0
         self.samples: list[tuple[int, dict[int, int]]] = []
@@ -185,6 +186,8 @@ class PlainRegistry:
         """One transaction: what waits goes with any that succeeds."""
         if self.store_fails:
             return False
+        self.journal |= {each.criterion.number: each for each in self.narrowed_unwritten}
+        self.narrowed_unwritten = []
         for number in self.ended_unwritten:
             del self.journal[number]
             self.stops.append(number)
@@ -231,6 +234,16 @@ class PlainRegistry:
         for each in changed:
             self.keep(each)
             self.running[each.number] = each
+        return True
+
+    def narrow(self, changed: list[Criterion]) -> bool:
+        """What is copied less is so at once, and is recorded when that can be."""
+        if self.change_fails and any(each.active for each in changed):
+            return False
+        for each in changed:
+            self.running[each.number] = each
+            self.narrowed_unwritten.append(Written(copy.copy(each), self.boot, self.ns, self.wall))
+        self.seen["narrowing not recorded"] += not self.write()
         return True
 
     # --- who may -----------------------------------------------------------------------------------
@@ -481,8 +494,10 @@ class PlainRegistry:
                 changed[-1].excluded = self.policy.sources[each.login].excluded
         if unlawful:
             self.stop(unlawful)
-        if changed:
-            self.change(changed)
+        narrower = [each for each in changed if each.excluded]
+        wider = [each for each in changed if not each.excluded]
+        if (not narrower or self.narrow(narrower)) and wider:
+            self.change(wider)
         ended = [each.number for each in unlawful if each.number not in self.running]
         self.unenforced = any(
             not self.is_lawful(each) or each.excluded != self.policy.sources[each.login].excluded
@@ -533,7 +548,7 @@ class PlainRegistry:
             happened += [each for each in said if each[1] not in self.running]
             self.seen["timed out"] += len(happened)
         happened += self.congestion()
-        if self.ended_unwritten or self.refusals_unwritten:
+        if self.ended_unwritten or self.refusals_unwritten or self.narrowed_unwritten:
             self.write()
         return happened
 
@@ -634,6 +649,7 @@ class PlainRegistry:
         """Everything that is in memory only."""
         self.running = {}
         self.ended_unwritten = []
+        self.narrowed_unwritten = []
         self.refusals_unwritten = 0
         self.samples = []
         self.congested = set()

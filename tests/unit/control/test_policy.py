@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, timedelta
 from ipaddress import ip_network
@@ -25,6 +26,7 @@ from flowtap.control import (
     Refused,
     State,
 )
+from flowtap.control.journal import from_text
 from flowtap.dtcp import (
     AddResult,
     DeleteResult,
@@ -155,22 +157,6 @@ def test_a_policy_that_the_data_plane_did_not_take_is_enforced_when_it_does(scen
     assert len(scene.data_plane.installed) == installed
 
 
-def test_exclusions_rule_as_soon_as_they_can_be_recorded(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    scene.added()
-
-    def failing() -> Any:
-        raise PortError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(scene.store, "transaction", failing)
-        scene.control.apply_policy(policy(excluded=("203.0.113.9",)), now(1))
-        assert not scene.data_plane.active[1].excluded
-    scene.control.tick(now(2))
-    assert scene.data_plane.active[1].excluded == ("203.0.113.9",)
-
-
 # --- where packets must pass ---------------------------------------------------------------------
 
 
@@ -206,6 +192,51 @@ def test_a_place_that_is_taken_away_ends_what_looks_there(scene: Scene, tmp_path
     ends = [json.loads(row.text) for row in second.store.audit_rows()]
     assert [row["criteria_id"] for row in ends if row["event"] == "stop"] == [first]
     second.store.close()
+
+
+@pytest.mark.parametrize("was", [(), ("203.0.113.1",)])
+def test_stricter_exclusions_rule_though_nothing_can_be_recorded(
+    was: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Less is copied at once; more only when that is on record."""
+    scene = Scene(tmp_path, excluded=was)
+    scene.added()
+    transaction, full = scene.store.transaction, True
+
+    @contextmanager
+    def failing() -> Iterator[Any]:
+        if full:
+            raise PortError
+        with transaction() as begun:
+            yield begun
+
+    monkeypatch.setattr(scene.store, "transaction", failing)
+    scene.control.apply_policy(policy(excluded=("203.0.113.9",)), now(1))
+    assert scene.data_plane.active[1].excluded == ("203.0.113.9", *was)
+    scene.control.tick(now(2))
+    assert scene.data_plane.active[1].excluded == ("203.0.113.9", *was)
+    full = False
+    scene.control.tick(now(3))
+    assert scene.data_plane.active[1].excluded == ("203.0.113.9",)
+    assert [event for event in events(scene) if event[0] == "change"] == [("change", "", 1)] * (1 + len(was))
+    (row,) = scene.store.running()
+    assert row.text is not None
+    assert from_text(row.text).excluded == ("203.0.113.9",)
+    full = True
+    scene.control.apply_policy(policy(), now(4))
+    assert scene.data_plane.active[1].excluded == ("203.0.113.9",)
+    scene.store.close()
+
+
+def test_too_many_exclusions_to_keep_the_old_ones_as_well(tmp_path: Path) -> None:
+    before, after = ([f"2001:db8:{at:x}::{end}/128" for at in range(600)] for end in (1, 2))
+    scene = Scene(tmp_path, excluded=tuple(before))
+    scene.added()
+    scene.control.apply_policy(policy(excluded=tuple(after)), now(1))
+    assert scene.data_plane.active[1].excluded == tuple(after)
+    scene.control.apply_policy(policy(excluded=tuple(reversed(after))), now(1))
+    assert scene.data_plane.active[1].excluded == tuple(reversed(after))
+    scene.store.close()
 
 
 def test_no_address_can_be_excluded_from_layer_2(tmp_path: Path) -> None:

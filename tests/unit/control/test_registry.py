@@ -417,7 +417,7 @@ def test_ranges_select_what_they_hold(ranges: list[tuple[int, int, bool]], numbe
     own = {number: number for number in sorted(numbers)}
     request = DeleteRequest(V7, "md", "1", criteria_ids=ids)
     rules = policy()
-    found = select(own, request, rules.control_sources["md"], rules)  # type: ignore[arg-type]
+    found: list[Any] = [*select(own, request, rules.control_sources["md"], rules)]  # type: ignore[arg-type]
     assert found == [number for number in sorted(numbers) if any(e.first <= number <= e.last for e in ids)]
 
 

@@ -120,7 +120,7 @@ def real_policy(plain: PlainPolicy) -> Policy:
 EVERYTHING = {
     *("added", "listed", "refreshed", "approved", "rejected", "static stays", "timed out", "purged"),
     *("start failed", "stop not taken", "stop not recorded", "change not taken"),
-    *("policy ended", "policy not enforced", "restored", "ended by a restart"),
+    *("policy ended", "policy not enforced", "narrowing not recorded", "restored", "ended by a restart"),
     *(f"add {code}" for code in (400, 430, 432, 433, 550, 551)),
     *(f"delete {code}" for code in (430, 431)),
     *(f"refresh {code}" for code in (430, 431, 433)),
