@@ -84,8 +84,25 @@ def test_a_slow_way_for_some_costs_the_others_nothing(net: Net, pair: tuple[str,
     one, other = pair
     third = net.namespace("c")
     net.veth((one, "eth1", "10.78.0.1/24"), (third, "eth0", "10.78.0.2/24"))
-    net.run(one, "ip", "neigh", "add", "10.78.0.2", "lladdr", net.address(third, "eth0").hex(":"), "dev", "eth1")
-    net.run(one, "tc", "qdisc", "add", "dev", "eth1", "root", "tbf", "rate", "64kbit", "burst", "2000", "limit", "4000")
+    net.run(
+        one, "ip", "neigh", "add", "10.78.0.2", "lladdr", net.address(third, "eth0").hex(":"), "dev", "eth1"
+    )
+    net.run(
+        one,
+        "tc",
+        "qdisc",
+        "add",
+        "dev",
+        "eth1",
+        "root",
+        "tbf",
+        "rate",
+        "64kbit",
+        "burst",
+        "2000",
+        "limit",
+        "4000",
+    )
     destinations = {
         "fast": {"address": THERE, "port": 30_000, "source_address": HERE},
         **{

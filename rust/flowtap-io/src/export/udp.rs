@@ -11,7 +11,7 @@ use flowtap_core::own::OwnSource;
 use libc::c_int;
 use nix::ifaddrs::getifaddrs;
 use nix::net::if_::InterfaceFlags;
-use nix::sys::socket::SockaddrIn;
+use nix::sys::socket::{SockaddrIn, SockaddrStorage};
 use socket2::{Domain, Protocol, SockAddr, SockFilter, SockRef, Socket, Type};
 
 use super::LostCopies;
@@ -178,11 +178,18 @@ fn is_broadcast(source: IpAddr) -> bool {
     getifaddrs().is_ok_and(|mut interfaces| {
         interfaces.any(|interface| {
             let is_shared = interface.flags.contains(InterfaceFlags::IFF_BROADCAST);
-            let everybody = interface.broadcast.filter(|_| is_shared);
-            everybody.is_some_and(|address| {
-                let address = address.as_sockaddr_in().map(SockaddrIn::ip);
-                address == Some(source)
-            })
+            let v4 = |address: Option<SockaddrStorage>| {
+                address.and_then(|address| address.as_sockaddr_in().map(SockaddrIn::ip))
+            };
+            let given = v4(interface.broadcast).filter(|_| is_shared);
+            let own = v4(interface.address);
+            // The kernel has that of the network as well, unless the network is a line between two.
+            let last = own.zip(v4(interface.netmask)).and_then(|(own, mask)| {
+                let hosts = !u32::from(mask);
+                (hosts > 1).then(|| Ipv4Addr::from(u32::from(own) | hosts))
+            });
+            // An address that was given without one of everybody stands in its place.
+            own != Some(source) && [given, last].contains(&Some(source))
         })
     })
 }
