@@ -63,6 +63,8 @@ pub struct Capture {
     next: usize,
     until_reading: u32,
     went_down: u64,
+    /// Frames in the blocks that were handed out.
+    taken: u64,
 }
 
 /// Opens a packet socket for [`Capture::from_socket`], in a process that has the right to.
@@ -108,11 +110,12 @@ impl Capture {
             next: 0,
             until_reading: BLOCKS_PER_READING,
             went_down: 0,
+            taken: 0,
         })
     }
 
     /// Goes on with the interface that has the name now, which may be another one than before. Statistics are added up,
-    /// wakers stay, and the capture begins closed again. Frames that were not read yet are lost.
+    /// wakers stay, and the capture begins closed again. Frames that were not read yet are lost, and counted as dropped.
     ///
     /// # Errors
     /// Every [`PacketError`]; the capture is as it was then.
@@ -130,6 +133,8 @@ impl Capture {
 
     fn replace(&mut self, socket: Option<OwnedFd>) -> Result<(), PacketError> {
         let opened = Opened::new(&self.options, socket)?;
+        self.statistics.follow(None);
+        self.lose_unread();
         self.statistics.follow(Some(Arc::clone(&opened.socket)));
         self.opened = opened;
         self.next = 0;
@@ -203,6 +208,17 @@ impl Capture {
         self.went_down
     }
 
+    /// How many frames the kernel has received that were not handed out yet. Where no frame is let pass any more, those are
+    /// in the ring, and their block comes at the latest when its time is up.
+    pub fn unread(&self) -> u64 {
+        self.statistics.read().received.saturating_sub(self.taken)
+    }
+
+    /// Counts the frames that were not handed out as dropped: nobody will read them.
+    pub fn lose_unread(&self) {
+        self.statistics.lose_all_but(self.taken);
+    }
+
     /// The next block of frames, waiting for it at most so long; None where none came in time, after a wake, or after a
     /// signal. An interface that goes down ends no wait: there is nothing to read until it is up again.
     ///
@@ -222,7 +238,9 @@ impl Capture {
         let blocks = self.opened.ring.blocks();
         Ok(self.opened.ring.take(number).map(|lent| {
             self.next = (number + 1) % blocks;
-            Block::new(lent, layout)
+            let block = Block::new(lent, layout);
+            self.taken += u64::from(block.len());
+            block
         }))
     }
 

@@ -10,8 +10,8 @@ use super::sys;
 pub struct Statistics {
     /// Frames that passed the filter and were written into the ring.
     pub received: u64,
-    /// Frames that passed the filter and found no room in the ring, or that the kernel could not describe: super-frames
-    /// of other protocols than TCP and UDP.
+    /// Frames that passed the filter and found no room in the ring, that were in it when it was closed, or that the kernel
+    /// could not describe: super-frames of other protocols than TCP and UDP.
     pub dropped: u64,
     /// How often the kernel found its next block still unread and stopped until it was returned.
     pub freezes: u64,
@@ -70,5 +70,14 @@ impl StatisticsReader {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.add();
         state.socket = socket;
+    }
+
+    /// Counts received frames as dropped, all but the first `taken`.
+    pub(super) fn lose_all_but(&self, taken: u64) {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.add();
+        let lost = state.sums.received.saturating_sub(taken);
+        state.sums.received -= lost;
+        state.sums.dropped += lost;
     }
 }

@@ -30,6 +30,12 @@ use crate::swap::TableCell;
 
 /// Longest wait for frames; an owner wakes the worker anyway.
 const LONGEST_WAIT: Duration = Duration::from_millis(100);
+/// How long a frame may take from the filter to the ring.
+const ON_ITS_WAY: Duration = Duration::from_millis(1);
+/// How late the kernel may be with a block whose time is up: it counts in its own ticks.
+const BLOCK_LATE: Duration = Duration::from_millis(50);
+/// Longest wait for the last block, whatever its time is.
+const LONGEST_DRAIN: Duration = Duration::from_secs(1);
 /// How long after a capture could not be opened again it is tried once more.
 const REOPEN_AFTER: Duration = Duration::from_secs(1);
 /// Packets that the memory of duplicates has room for.
@@ -82,7 +88,7 @@ pub struct CaptureCount {
     pub is_up: bool,
     /// Frames that the kernel handed over.
     pub received: u64,
-    /// Frames that found no room in the ring.
+    /// Frames that found no room in the ring, or that nobody could read before it was closed.
     pub dropped: u64,
     /// How often the kernel had to stop because the ring was full.
     pub freezes: u64,
@@ -330,6 +336,7 @@ pub(super) fn run(task: Task<'_>, prepared: Prepared) -> WorkerStats {
         reopen_at: None,
     };
     listener.listen();
+    listener.drain();
     let now_ns = listener.station.now_ns();
     let Station { engine, batch, .. } = &mut listener.station;
     engine.flush(now_ns, batch, &mut &live.output);
@@ -358,35 +365,9 @@ impl Listener<'_> {
     fn listen(&mut self) {
         while !self.station.look(&mut &self.live.output) && !self.live.output.is_done() {
             self.follow();
-            let now_ns = self.station.now_ns();
-            match self.capture.next_block(LONGEST_WAIT) {
-                Ok(Some(mut block)) => {
-                    let mut output = &self.live.output;
-                    let program = self.options.program.as_deref();
-                    let (mut whole, mut filtered_out) = (0, 0);
-                    for frame in block.frames() {
-                        if self.live.output.is_done() {
-                            break;
-                        }
-                        let wire_octets = frame.original_length_octets;
-                        if program.is_some_and(|each| each.run(frame.octets(), wire_octets) == 0) {
-                            filtered_out += 1;
-                            continue;
-                        }
-                        whole += process(&mut self.station, frame, now_ns, &mut output);
-                        self.station.send_if_full();
-                    }
-                    if let Some(place) = self.live.places.get(self.place)
-                        && (whole > 0 || filtered_out > 0)
-                    {
-                        place.super_frames_whole.fetch_add(whole, Ordering::Relaxed);
-                        place
-                            .filtered_out
-                            .fetch_add(filtered_out, Ordering::Relaxed);
-                    }
-                    self.station.send();
-                }
-                Ok(None) => {
+            match self.take(LONGEST_WAIT) {
+                Ok(true) => {}
+                Ok(false) => {
                     self.station.send();
                     self.live.output.flush();
                 }
@@ -398,6 +379,66 @@ impl Listener<'_> {
                 }
             }
         }
+    }
+
+    /// Takes the frames that were received before the end, and no more: whatever is counted as received is looked at, or
+    /// counted as dropped.
+    fn drain(&mut self) {
+        if self.live.output.is_done() {
+            return;
+        }
+        if let Err(error) = self.capture.admit_nothing() {
+            self.station.fail(&error.to_string());
+        } else {
+            let block_time = Duration::from_millis(self.options.ring.retire_ms.into());
+            let longest = (block_time + BLOCK_LATE).min(LONGEST_DRAIN);
+            std::thread::sleep(ON_ITS_WAY);
+            let began = Instant::now();
+            while self.capture.unread() > 0 && !self.live.output.is_done() {
+                let is_more = self.take(ON_ITS_WAY).unwrap_or(false);
+                self.station.look(&mut &self.live.output);
+                if !is_more && began.elapsed() > longest {
+                    break;
+                }
+            }
+        }
+        if !self.live.output.is_done() {
+            self.capture.lose_unread();
+        }
+    }
+
+    /// Takes the next block, waiting for it at most so long; false where none came.
+    fn take(&mut self, timeout: Duration) -> Result<bool, PacketError> {
+        let Some(mut block) = self.capture.next_block(timeout)? else {
+            return Ok(false);
+        };
+        // After the wait: what has ended meanwhile gets none of these.
+        let now_ns = self.station.now_ns();
+        let mut output = &self.live.output;
+        let program = self.options.program.as_deref();
+        let (mut whole, mut filtered_out) = (0, 0);
+        for frame in block.frames() {
+            if self.live.output.is_done() {
+                break;
+            }
+            let wire_octets = frame.original_length_octets;
+            if program.is_some_and(|each| each.run(frame.octets(), wire_octets) == 0) {
+                filtered_out += 1;
+                continue;
+            }
+            whole += process(&mut self.station, frame, now_ns, &mut output);
+            self.station.send_if_full();
+        }
+        if let Some(place) = self.live.places.get(self.place)
+            && (whole > 0 || filtered_out > 0)
+        {
+            place.super_frames_whole.fetch_add(whole, Ordering::Relaxed);
+            place
+                .filtered_out
+                .fetch_add(filtered_out, Ordering::Relaxed);
+        }
+        self.station.send();
+        Ok(true)
     }
 
     /// Goes on with what has changed around the tap.
@@ -419,6 +460,7 @@ impl Listener<'_> {
             self.reopen_at = match self.reopen(place) {
                 Ok(()) => {
                     place.reopened.fetch_add(1, Ordering::Relaxed);
+                    self.station.recover();
                     None
                 }
                 Err(_not_yet) => Instant::now().checked_add(REOPEN_AFTER),

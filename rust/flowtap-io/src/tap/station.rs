@@ -102,6 +102,11 @@ impl<'a> Station<'a> {
         }
     }
 
+    /// Says that nothing is wrong any more.
+    pub(super) fn recover(&self) {
+        self.shared.lock().error = None;
+    }
+
     /// Looks at what the owner wants, and what waited for frames that did not come; true if the worker is to stop.
     pub(super) fn look(&mut self, sink: &mut impl MatchSink) -> bool {
         if let Some((generation, table)) = self.tables.changed() {

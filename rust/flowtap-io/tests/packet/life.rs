@@ -4,7 +4,9 @@ use std::time::{Duration, Instant};
 
 use flowtap_io::packet::{Capture, Change, FanoutGroup, FanoutMode, InterfaceWatch};
 
-use crate::net::{Namespace, PATIENCE, is_root, numbered, options, read_numbered, wire};
+use crate::net::{
+    Namespace, PATIENCE, assert_silent, is_root, numbered, options, read_numbered, wire,
+};
 
 fn watch(namespace: &Namespace, names: &[&str]) -> InterfaceWatch {
     let names: Vec<_> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -78,6 +80,40 @@ fn a_capture_survives_what_happens_to_its_interface() {
     assert_eq!(read_numbered(&mut capture, 1)[0].octets, numbered(4, 60));
     // The sums go on. (The kernel sends a few frames of its own.)
     assert!(capture.statistics().read().received >= 4);
+}
+
+#[test]
+fn what_is_not_read_is_known_and_can_be_given_up() {
+    if !is_root() {
+        return;
+    }
+    let (a, b) = wire();
+    let mut capture = b.capture("vb");
+    let sent: Vec<_> = (0..50).map(|number| numbered(number, 60)).collect();
+    a.sender("va").send(&sent);
+    read_numbered(&mut capture, 50);
+    a.sender("va").send(&sent);
+    capture.admit_nothing().unwrap();
+    a.sender("va").send(&sent);
+    // The kernel sends a few frames of its own.
+    let unread = capture.unread();
+    assert!((50..80).contains(&unread), "{unread}");
+    // All of them come, those after the end do not, and then nothing is left.
+    read_numbered(&mut capture, 50);
+    assert_silent(&mut capture);
+    assert_eq!(capture.unread(), 0);
+
+    capture.admit_all().unwrap();
+    let before = capture.statistics().read();
+    a.sender("va").send(&sent);
+    capture.admit_nothing().unwrap();
+    let unread = capture.unread();
+    capture.lose_unread();
+    let after = capture.statistics().read();
+    assert_eq!(
+        (after.received, after.dropped),
+        (before.received, before.dropped + unread)
+    );
 }
 
 #[test]
