@@ -99,7 +99,6 @@ def capture(**given: Any) -> None:  # noqa: ANN401 - click's own values
         check_exportable(loaded, given["criteria_file"])
     tap = _tap(names, loaded, given)
     began = time.monotonic()
-    tap.start()
     stats = _until_ended(tap, quiet=given["quiet"] or given["as_json"])
     summary = _summary(stats, loaded, time.monotonic() - began)
     if given["as_json"]:
@@ -166,6 +165,7 @@ def _until_ended(tap: Tap, *, quiet: bool) -> Stats:
     before = signal.signal(signal.SIGUSR1, counters)
     try:
         with interrupts(ended.set):
+            tap.start()
             while not ended.wait(LOOK_S) and not tap.finished:
                 for event in tap.events():
                     if not quiet:
