@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::mem;
 use std::os::fd::AsFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use flowtap_core::frame::{Direction, Frame, LinkType};
@@ -118,6 +119,17 @@ fn standard_output() -> io::Result<File> {
     Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?))
 }
 
+/// A file of which others may read nothing: what comes into it is the content of communications. One that is there already
+/// keeps the rights that its owner gave it.
+fn private_file(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(path)
+}
+
 /// Appends an option of a pcapng block, padded to a multiple of four.
 fn option(buffer: &mut Vec<u8>, code: u16, value: &[u8]) {
     buffer.extend_from_slice(&code.to_le_bytes());
@@ -166,7 +178,7 @@ fn pieces(text: &str) -> impl Iterator<Item = &str> {
 }
 
 impl CaptureWriter {
-    /// Creates the file, or empties one that exists; `-` writes to standard output.
+    /// Creates the file, which nobody else may read, or empties one that exists; `-` writes to standard output.
     ///
     /// # Errors
     /// Where the file cannot be created, or a name or comment is too long for the format.
@@ -178,7 +190,7 @@ impl CaptureWriter {
         let (file, name) = if path.as_os_str() == "-" {
             (standard_output(), STANDARD_OUTPUT.to_owned())
         } else {
-            (File::create(path), path.display().to_string())
+            (private_file(path), path.display().to_string())
         };
         match file {
             Ok(file) => Self::new(Box::new(file), format, options, name),

@@ -1,6 +1,9 @@
 //! Files written.
 
+use std::fs::Permissions;
 use std::io::{self, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use flowtap_core::frame::{Direction, LinkType};
@@ -434,6 +437,13 @@ fn flush_and_drop_bring_everything_to_the_file() {
         drop(writer);
         assert_eq!(read(), [frame.clone(), frame.clone()]);
     }
+    // Content is nobody else's; a file that was there already stays as its owner wanted it.
+    let mode = |path: &Path| path.metadata().unwrap().permissions().mode() & 0o777;
+    let path = directory.join("out.pcap");
+    assert_eq!(mode(&path), 0o600);
+    std::fs::set_permissions(&path, Permissions::from_mode(0o640)).unwrap();
+    drop(CaptureWriter::create(&path, Format::Pcap, WriterOptions::default()).unwrap());
+    assert_eq!(mode(&path), 0o640);
     std::fs::remove_dir_all(&directory).unwrap();
     let error = CaptureWriter::create(
         &directory.join("out.pcap"),
