@@ -226,6 +226,8 @@ def _print(summary: dict[str, Any], write: str | None) -> None:
             f"{each['interface']}: {each['received']:,} frames received,"
             f" {each['dropped']:,} dropped by the kernel; filter: {each['filter']}"
         )
+        if each["freezes"]:
+            print(f"{each['interface']}: the ring was full {each['freezes']:,} times; -B makes it longer")
         if each["super_frames_whole"]:
             count = f"{each['super_frames_whole']:,}"
             print(f"{each['interface']}: {count} super-frames could not be cut and are whole")
@@ -237,6 +239,8 @@ def _print(summary: dict[str, Any], write: str | None) -> None:
         print(f"{summary['filtered_out']:,} frames kept away by the frame filter")
     if summary["duplicates"]:
         print(f"{summary['duplicates']:,} packets were seen again and not copied twice")
+    if summary["refused"]:
+        print(f"{summary['refused']:,} copies refused: too long for their destinations, or above a limit")
     if summary["exported"] or summary["dropped"]:
         print(f"{summary['exported']:,} copies exported, {summary['dropped']:,} dropped")
     if write is not None and write != "-":

@@ -186,6 +186,8 @@ def _print(summary: dict[str, Any], write: str | None) -> None:
     )
     if summary["filtered_out"]:
         print(f"{summary['filtered_out']:,} frames kept away by the frame filter")
+    if summary["refused"]:
+        print(f"{summary['refused']:,} copies refused: too long for their destinations, or above a limit")
     if summary["exported"] or summary["dropped"]:
         print(f"{summary['exported']:,} copies exported, {summary['dropped']:,} dropped")
     for each in summary["destinations"]:

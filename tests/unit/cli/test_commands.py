@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from flowtap.cli import capture
 from flowtap.cli.main import COMMANDS, run
 
 CAPTURES = Path(__file__).parents[2] / "captures"
@@ -239,6 +240,21 @@ def test_an_interrupted_replay_reports_what_was_read(criteria: str, tmp_path: Pa
     value = json.loads(out)
     assert value["interrupted"]
     assert 0 < value["frames"] < 141 * 100_000
+
+
+def test_a_report_tells_every_kind_of_loss(capsys: pytest.CaptureFixture[str]) -> None:
+    interface = {"interface": "eth0", "received": 7, "dropped": 5, "freezes": 3, "filter": "none"}
+    counts = dict.fromkeys(("frames", "undecodable", "matched", "copies", "filtered_out", "duplicates"), 0)
+    summary = {
+        **counts,
+        "criteria": [], "interfaces": [{**interface, "super_frames_whole": 0}],
+        "refused": 1234, "exported": 0, "dropped": 0, "written": 0,
+    }
+    capture._print(summary, None)
+    report = capsys.readouterr().out
+    assert "7 frames received, 5 dropped by the kernel" in report
+    assert "eth0: the ring was full 3 times" in report
+    assert "1,234 copies refused" in report
 
 
 def test_mediate_ends_after_packets(tmp_path: Path) -> None:
