@@ -219,6 +219,7 @@ mod tests {
             assert_eq!(
                 served(&[octets]).unwrap_err().kind(),
                 io::ErrorKind::InvalidData
+    use std::os::unix::fs::MetadataExt;
             );
         }
     }
@@ -308,3 +309,8 @@ mod tests {
         side.join().unwrap().unwrap();
     }
 }
+            let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+            assert!(
+                !root,
+                "root lacks CAP_BPF, without which this tests nothing"
+            );

@@ -401,6 +401,8 @@ impl<A: Address> FamilyMaps<A> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
+
     use super::*;
     use crate::prefilter::cover::{Address, Change, FamilyCover};
 
@@ -419,6 +421,11 @@ mod tests {
         match FamilyMaps::create(&counts, &Maker::default()) {
             Ok(maps) => Some((maps, counts)),
             Err(error) if error.raw_os_error() == Some(libc::EPERM) => {
+                let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+                assert!(
+                    !root,
+                    "root lacks CAP_BPF, without which this tests nothing"
+                );
                 eprintln!("not run: maps need CAP_BPF");
                 None
             }
