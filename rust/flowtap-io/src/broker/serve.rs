@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::{receive, send, sys};
+use crate::export::take_nothing;
 use crate::packet;
 use crate::prefilter::{descriptors_in, map_for_another, program_for_another};
 
@@ -14,6 +15,41 @@ use crate::prefilter::{descriptors_in, map_for_another, program_for_another};
 const REQUEST_OCTETS: usize = 64 << 10;
 /// The most that a map of the filter may hold.
 const MAP_OCTETS: usize = 256 << 20;
+
+/// The most that all maps together may hold, and how many there may be. Nobody tells when one is no longer used, so this
+/// counts from the beginning: who has had so many goes on with a filter that needs no maps.
+const MAPS_OCTETS: usize = 2 << 30;
+const MAPS: u32 = 4_096;
+
+/// What is left of the maps that may be asked for.
+#[derive(Debug)]
+struct MapsLeft {
+    octets: usize,
+    count: u32,
+}
+
+impl Default for MapsLeft {
+    fn default() -> Self {
+        Self {
+            octets: MAPS_OCTETS,
+            count: MAPS,
+        }
+    }
+}
+
+impl MapsLeft {
+    /// Takes one of so many octets; false, and nothing is taken, where there is not as much left.
+    fn take(&mut self, octets: usize) -> bool {
+        let left = self.octets.checked_sub(octets);
+        match left.zip(self.count.checked_sub(1)) {
+            Some((octets, count)) => {
+                *self = Self { octets, count };
+                true
+            }
+            None => false,
+        }
+    }
+}
 
 /// What may be asked for. It comes from the configuration, never from who asks.
 #[derive(Clone, Debug, Default)]
@@ -23,7 +59,13 @@ pub struct Permitted {
 }
 
 impl Permitted {
-    fn open(&self, request: &str, octets: &[u8], maps: &[OwnedFd]) -> Result<OwnedFd, String> {
+    fn open(
+        &self,
+        request: &str,
+        octets: &[u8],
+        maps: &[OwnedFd],
+        maps_left: &mut MapsLeft,
+    ) -> Result<OwnedFd, String> {
         let words: Vec<&str> = request.split(' ').collect();
         match *words.as_slice() {
             ["udp", address, port] => {
@@ -39,7 +81,7 @@ impl Permitted {
             }
             ["packet", _] => Err("the configuration names no such interface".to_owned()),
             ["map", kind, key_octets, value_octets, entries] => {
-                map([kind, key_octets, value_octets, entries])
+                map([kind, key_octets, value_octets, entries], maps_left)
             }
             ["program"] => program(octets, maps),
             _ => Err("no such request; udp, raw, packet, map and program are".to_owned()),
@@ -54,8 +96,9 @@ fn transparent_udp(source: SocketAddr) -> Result<OwnedFd, String> {
             Type::DGRAM,
             Some(Protocol::UDP),
         )?;
-        // Several workers send from one address and port.
+        // Several workers send from one address and port. What others would receive there is not for who asks.
         socket.set_reuse_address(true)?;
+        take_nothing(&socket)?;
         if source.is_ipv6() {
             socket.set_ip_transparent_v6(true)?;
             socket.set_only_v6(true)?;
@@ -76,7 +119,7 @@ fn raw(domain: Domain) -> Result<OwnedFd, String> {
         .map_err(|error| format!("a raw socket: {error}"))
 }
 
-fn map(numbers: [&str; 4]) -> Result<OwnedFd, String> {
+fn map(numbers: [&str; 4], maps_left: &mut MapsLeft) -> Result<OwnedFd, String> {
     let wrong = |_error| "map: four numbers are right".to_owned();
     let [kind, key_octets, value_octets, entries] = numbers;
     let key_octets: usize = key_octets.parse().map_err(wrong)?;
@@ -85,8 +128,11 @@ fn map(numbers: [&str; 4]) -> Result<OwnedFd, String> {
     let octets = usize::try_from(entries)
         .ok()
         .and_then(|entries| entries.checked_mul(key_octets.checked_add(value_octets)?));
-    if octets.is_none_or(|octets| octets > MAP_OCTETS) {
+    let Some(octets) = octets.filter(|&octets| octets <= MAP_OCTETS) else {
         return Err("the filter needs no map that large".to_owned());
+    };
+    if !maps_left.take(octets) {
+        return Err("the filter has had all the maps that it may have".to_owned());
     }
     map_for_another(
         kind.parse().map_err(wrong)?,
@@ -126,6 +172,7 @@ fn program(octets: &[u8], maps: &[OwnedFd]) -> Result<OwnedFd, String> {
 /// The descriptor is no socket, a request is no line of text, or an answer could not be given.
 pub fn serve(connection: BorrowedFd<'_>, permitted: &Permitted) -> io::Result<()> {
     let mut request = vec![0; REQUEST_OCTETS];
+    let mut maps_left = MapsLeft::default();
     loop {
         let (length, maps) = receive(connection, &mut request)?;
         let message = request.get(..length).unwrap_or_default();
@@ -150,7 +197,7 @@ pub fn serve(connection: BorrowedFd<'_>, permitted: &Permitted) -> io::Result<()
                 "a request has a number and says what is wanted",
             ));
         };
-        match permitted.open(wanted, octets, &maps) {
+        match permitted.open(wanted, octets, &maps, &mut maps_left) {
             Ok(descriptor) => send(
                 connection,
                 &format!("{number} ok\n"),
@@ -172,6 +219,7 @@ pub fn serve_number(descriptor: RawFd, permitted: &Permitted) -> io::Result<()> 
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::MetadataExt;
     use std::sync::Arc;
     use std::thread;
 
@@ -219,7 +267,6 @@ mod tests {
             assert_eq!(
                 served(&[octets]).unwrap_err().kind(),
                 io::ErrorKind::InvalidData
-    use std::os::unix::fs::MetadataExt;
             );
         }
     }
@@ -228,9 +275,45 @@ mod tests {
     fn a_program_comes_with_the_maps_that_it_names() {
         // Loads the map with the descriptor 9, which did not come.
         let program = [0x18, 0x11, 0, 0, 9, 0, 0, 0];
-        let answer = Permitted::default().open("program", &program, &[]);
+        let answer = Permitted::default().open("program", &program, &[], &mut MapsLeft::default());
         let reason = answer.unwrap_err();
         assert!(reason.contains("every map that it names"), "{reason}");
+    }
+
+    #[test]
+    fn maps_are_bounded_in_number_and_sum() {
+        let mut large = MapsLeft::default();
+        assert!((0..8).all(|_| large.take(MAP_OCTETS)));
+        assert!(!large.take(1));
+        let mut many = MapsLeft::default();
+        assert!((0..MAPS).all(|_| many.take(1)));
+        assert!(!many.take(0));
+        let refused = Permitted::default().open("map 1 4 4 1", &[], &[], &mut large);
+        assert!(refused.unwrap_err().contains("all the maps"));
+    }
+
+    #[test]
+    fn nobody_receives_through_the_broker() {
+        let source: SocketAddr = "127.0.0.1:41021".parse().unwrap();
+        let socket = match transparent_udp(source) {
+            Ok(socket) => Socket::from(socket),
+            Err(reason) => {
+                assert!(
+                    !rights::held().unwrap().contains(&"CAP_NET_RAW"),
+                    "{reason}"
+                );
+                return;
+            }
+        };
+        let sender = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.send_to(b"for another", source).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        let mut octets = [std::mem::MaybeUninit::uninit(); 16];
+        let received = socket.recv(&mut octets);
+        assert_eq!(received.unwrap_err().kind(), io::ErrorKind::WouldBlock);
+        assert!(socket.detach_filter().is_err());
+        let all = socket2::SockFilter::new(0x06, 0, 0, u32::MAX);
+        assert!(socket.attach_filter(&[all]).is_err());
     }
 
     #[test]
@@ -267,6 +350,11 @@ mod tests {
     #[test]
     fn the_kernel_s_filter_is_made_for_who_may_not() {
         if !rights::held().unwrap().contains(&"CAP_BPF") {
+            let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
+            assert!(
+                !root,
+                "root lacks CAP_BPF, without which this tests nothing"
+            );
             println!("not run: it needs CAP_BPF");
             return;
         }
@@ -309,8 +397,3 @@ mod tests {
         side.join().unwrap().unwrap();
     }
 }
-            let root = std::fs::metadata("/proc/self").unwrap().uid() == 0;
-            assert!(
-                !root,
-                "root lacks CAP_BPF, without which this tests nothing"
-            );

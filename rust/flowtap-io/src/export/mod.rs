@@ -19,7 +19,9 @@ use std::time::{Duration, Instant};
 use flowtap_core::batch::CopyBatch;
 use flowtap_core::table::{Destination, FilterTable};
 
-pub(crate) use self::udp::source_of;
+#[cfg(test)]
+pub(crate) use self::udp::lock_filter;
+pub(crate) use self::udp::{source_of, take_nothing};
 
 use self::sockets::{Route, Sockets};
 use self::udp::{Outcome, Patience, Span};

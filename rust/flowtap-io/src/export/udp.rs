@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -125,14 +125,24 @@ fn create(wish: &Wish) -> io::Result<Socket> {
     )?;
     // Several workers may send from one address and port. Not SO_REUSEPORT, which would divide what arrives.
     socket.set_reuse_address(true)?;
+    take_nothing(&socket)?;
     configure(&socket, wish)?;
     Ok(socket)
 }
 
+/// Nobody reads what comes to a socket for copies: whatever arrives is dropped at once, and that cannot be changed.
+pub(crate) fn take_nothing(socket: &Socket) -> io::Result<()> {
+    socket.attach_filter(&[SockFilter::new(0x06, 0, 0, 0)])?;
+    lock_filter(socket.as_fd())
+}
+
+/// Keeps a socket's filter as it is, for ever.
+pub(crate) fn lock_filter(socket: BorrowedFd<'_>) -> io::Result<()> {
+    sys::set_option(socket, libc::SOL_SOCKET, libc::SO_LOCK_FILTER, 1)
+}
+
 fn configure(socket: &Socket, wish: &Wish) -> io::Result<()> {
     let v6 = wish.source.is_ipv6();
-    // Nobody reads here: whatever arrives is dropped at once.
-    socket.attach_filter(&[SockFilter::new(0x06, 0, 0, 0)])?;
     prepare(socket, v6, wish.send_buffer_octets)?;
     // DF clear and fragments, or DF set so that the kernel knows the path and refuses.
     let (level, name) = if v6 {
@@ -174,6 +184,10 @@ fn is_as_wished(socket: &Socket, wish: &Wish) -> io::Result<bool> {
 fn is_broadcast(source: IpAddr) -> bool {
     let IpAddr::V4(source) = source else {
         return false;
+    };
+    let v4 = |address: Option<SockaddrStorage>| {
+        let address = address?;
+        address.as_sockaddr_in().map(SockaddrIn::ip)
     };
     getifaddrs().is_ok_and(|mut interfaces| {
         interfaces.any(|interface| {
