@@ -244,7 +244,7 @@ pub(super) fn prepare(
             link_type = capture.link_type();
             is_up = capture.interface().is_up;
             filters
-                .attach(worker, capture.as_fd(), link_type, &table)
+                .attach(worker, capture.as_fd(), link_type)
                 .map_err(|message| TapError::Capture { message })?;
             statistics.push(capture.statistics());
             prepared.push(Prepared {
@@ -327,7 +327,6 @@ pub(super) fn run(task: Task<'_>, prepared: Prepared) -> WorkerStats {
         station,
         live,
         options,
-        cell,
         capture: prepared.capture,
         place: prepared.place,
         worker: prepared.worker,
@@ -351,7 +350,6 @@ struct Listener<'a> {
     station: Station<'a>,
     live: &'a Live,
     options: &'a LiveOptions,
-    cell: &'a TableCell,
     capture: Capture,
     place: usize,
     worker: usize,
@@ -456,6 +454,9 @@ impl Listener<'_> {
             self.appeared = appeared;
             self.reopen_at = Some(Instant::now());
         }
+        if self.live.filters.take_stuck(self.worker) {
+            self.reopen_at = Some(Instant::now());
+        }
         if self.reopen_at.is_some_and(|at| at <= Instant::now()) {
             self.reopen_at = match self.reopen(place) {
                 Ok(()) => {
@@ -482,12 +483,7 @@ impl Listener<'_> {
             .unwrap_or_else(PoisonError::into_inner) = link_type;
         self.live
             .filters
-            .attach(
-                self.worker,
-                self.capture.as_fd(),
-                link_type,
-                &self.cell.table(),
-            )
+            .attach(self.worker, self.capture.as_fd(), link_type)
             .map_err(|message| TapError::Capture { message })
     }
 }
