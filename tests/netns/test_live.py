@@ -339,6 +339,31 @@ def test_an_interface_is_removed_and_comes_back(net: Net) -> None:
     assert tapper.stats()["captures"][0]["filter"].startswith("eBPF")
 
 
+def test_the_name_goes_to_another_interface_before_the_first_one_is_gone(net: Net) -> None:
+    one, other = net.namespace("a"), net.namespace("b")
+    net.veth((one, "eth0", ""), (other, "eth0", ""))
+    tapper = net.tapper(one, ["eth0"], [{"id": 1, "source": "10.79.0.2"}])
+    net.run(one, "ip", "link", "set", "eth0", "down")
+    net.run(one, "ip", "link", "set", "eth0", "name", "old0")
+    net.veth((one, "eth0", "10.79.0.1/24"), (other, "eth1", "10.79.0.2/24"))
+    net.run(one, "ip", "link", "delete", "old0")
+    until("it is opened anew", lambda: tapper.stats()["captures"][0]["reopened"] == 1)
+    net.send_udp(other, "10.79.0.1", 20)
+    assert tapper.packets()[1] == 20
+
+
+def test_packets_from_a_new_address_are_made_here(net: Net, pair: tuple[str, str]) -> None:
+    one, _ = pair
+    new = "10.77.0.77"
+    tapper = net.tapper(one, ["eth0"], [{"id": 1, "source": new}])
+    time.sleep(0.5)
+    net.run(one, "ip", "addr", "add", f"{new}/24", "dev", "eth0")
+    # Far below the seconds after which all addresses are asked for anyway.
+    time.sleep(0.5)
+    net.send_udp(one, THERE, 20, source=new)
+    assert tapper.packets()[1] == 20
+
+
 def test_a_packet_that_two_mirror_ports_show_is_copied_once(net: Net) -> None:
     tap, source = net.namespace("a"), net.namespace("b")
     for at in (0, 1):

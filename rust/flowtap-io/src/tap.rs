@@ -329,7 +329,7 @@ impl Tap {
     pub fn live(table: Arc<FilterTable>, options: LiveOptions) -> Result<Self, TapError> {
         let mut tap = Self::new(table);
         // Before the captures, so that nothing that happens to their interfaces is missed.
-        let watch = InterfaceWatch::open(&options.interfaces)?;
+        let watch = InterfaceWatch::open_with_addresses(&options.interfaces)?;
         let (live, prepared) = live::prepare(&tap.cell, &options)?;
         let wakers = prepared.iter().map(live::Prepared::waker).collect();
         let life = Life::begin(watch, Arc::clone(&live), wakers)?;

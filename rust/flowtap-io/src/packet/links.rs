@@ -48,6 +48,8 @@ pub(super) enum Message {
     Present(Link),
     /// It is gone.
     Gone { index: u32 },
+    /// Some interface has got an address, or lost one.
+    Addresses,
     /// The answer to a question ends here.
     Done,
     /// Something changed while the question was answered: it must be asked again.
@@ -103,6 +105,7 @@ pub(super) fn messages(mut octets: &[u8]) -> Vec<Message> {
                 let index = u32_at(body, offset_of!(ifinfomsg, ifi_index));
                 messages.extend(index.map(|index| Message::Gone { index }));
             }
+            Some(libc::RTM_NEWADDR | libc::RTM_DELADDR) => messages.push(Message::Addresses),
             Some(DONE) => messages.push(Message::Done),
             Some(ERROR) => {
                 let number = u32_at(body, 0).unwrap_or(0).cast_signed();
@@ -169,7 +172,7 @@ fn ask() -> io::Result<Option<Vec<Link>>> {
         for message in messages(answer.get(..length).unwrap_or_default()) {
             match message {
                 Message::Present(link) => links.push(link),
-                Message::Gone { .. } => {}
+                Message::Gone { .. } | Message::Addresses => {}
                 Message::Interrupted => is_whole = false,
                 Message::Done => return Ok(is_whole.then_some(links)),
                 Message::Refused(number) => return Err(io::Error::from_raw_os_error(number)),
@@ -236,6 +239,17 @@ mod tests {
         let mut octets = message(libc::RTM_DELLINK, 9, &[]);
         octets[16] = u8::try_from(libc::AF_BRIDGE).unwrap();
         assert_eq!(messages(&octets), []);
+    }
+
+    #[test]
+    fn changes_of_addresses_are_told() {
+        let octets = [
+            message(libc::RTM_NEWADDR, 7, &[]),
+            message(libc::RTM_DELADDR, 7, &[]),
+        ]
+        .concat();
+        let expected = [Message::Addresses, Message::Addresses];
+        assert_eq!(messages(&octets), expected);
     }
 
     #[test]

@@ -1,14 +1,17 @@
 //! What happens to interfaces while they are captured.
 //!
-//! The kernel tells it (rtnetlink, group RTMGRP_LINK) rather than being asked again and again: so a link that was down
+//! The kernel tells it (rtnetlink, group RTMGRP_LINK, and those of addresses where they are asked for) rather than being asked again and again: so a link that was down
 //! for a moment is not missed, a new name is seen as what it is, and an idle tap stays idle. Where the kernel had to drop
 //! messages it says so, and all interfaces are asked for once.
 
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
+use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
+
+use libc::c_int;
 
 use super::error::PacketError;
 use super::interface::Interface;
@@ -113,14 +116,16 @@ impl Tracker {
         }
     }
 
-    /// An interface is gone.
-    fn gone(&mut self, index: u32) {
+    /// An interface is gone. Returns whether it was watched, so that another may have its name already.
+    fn gone(&mut self, index: u32) -> bool {
+        let mut was_watched = false;
         for watched in &mut self.watched {
             if watched
                 .current
                 .as_ref()
                 .is_some_and(|now| now.index == index)
             {
+                was_watched = true;
                 watched.current = None;
                 self.events.push_back(InterfaceEvent {
                     interface: watched.name.clone(),
@@ -129,6 +134,7 @@ impl Tracker {
                 });
             }
         }
+        was_watched
     }
 
     /// These interfaces are there, and no others.
@@ -141,7 +147,8 @@ impl Tracker {
             .filter(|&index| present.iter().all(|now| now.index != index))
             .collect();
         for index in gone {
-            self.gone(index);
+            // Who has its name now is among those that are there.
+            let _was_watched = self.gone(index);
         }
         for now in present {
             self.present(now);
@@ -156,6 +163,9 @@ pub struct InterfaceWatch {
     wake: Waker,
     tracker: Tracker,
     answer: Vec<u8>,
+    /// An address has come or gone since this was asked for last.
+    has_other_addresses: bool,
+    tells_addresses: bool,
 }
 
 impl InterfaceWatch {
@@ -164,7 +174,21 @@ impl InterfaceWatch {
     /// # Errors
     /// What the system says.
     pub fn open(names: &[String]) -> Result<Self, PacketError> {
-        let groups = u32::try_from(libc::RTMGRP_LINK).unwrap_or(0);
+        Self::open_for(names, libc::RTMGRP_LINK)
+    }
+
+    /// The same, and it also tells that addresses of this host have come or gone, of whichever interface.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn open_with_addresses(names: &[String]) -> Result<Self, PacketError> {
+        let addresses = libc::RTMGRP_IPV4_IFADDR | libc::RTMGRP_IPV6_IFADDR;
+        Self::open_for(names, libc::RTMGRP_LINK | addresses)
+    }
+
+    fn open_for(names: &[String], groups: c_int) -> Result<Self, PacketError> {
+        let tells_addresses = groups != libc::RTMGRP_LINK;
+        let groups = u32::try_from(groups).unwrap_or(0);
         let failed = |error| PacketError::system("interfaces", "watching them", error);
         // First the socket, then the question: what changes between is told twice rather than not at all.
         let socket = sys::link_socket(groups).map_err(failed)?;
@@ -173,6 +197,8 @@ impl InterfaceWatch {
             wake: Waker::new().map_err(failed)?,
             tracker: Tracker::new(names, &Interface::all()?),
             answer: vec![0; ANSWER_OCTETS],
+            has_other_addresses: false,
+            tells_addresses,
         })
     }
 
@@ -190,7 +216,13 @@ impl InterfaceWatch {
         self.wake.clone()
     }
 
-    /// The next thing that happened, waiting for it at most so long; None in time, after a wake or a signal.
+    /// Whether an address of this host has come or gone since this was asked for last.
+    pub fn take_addresses_changed(&mut self) -> bool {
+        mem::take(&mut self.has_other_addresses)
+    }
+
+    /// The next thing that happened, waiting for it at most so long; None in time, after a wake or a signal, and where
+    /// addresses have changed.
     ///
     /// # Errors
     /// What the system says.
@@ -200,6 +232,9 @@ impl InterfaceWatch {
         loop {
             if let Some(event) = self.tracker.events.pop_front() {
                 return Ok(Some(event));
+            }
+            if self.has_other_addresses {
+                return Ok(None);
             }
             let left = until.map_or(timeout, |until| {
                 until.saturating_duration_since(Instant::now())
@@ -223,6 +258,7 @@ impl InterfaceWatch {
             Ok(length) => length,
             // Messages were dropped: what is true now counts.
             Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {
+                self.has_other_addresses = self.tells_addresses;
                 self.tracker.reconcile(&Interface::all()?);
                 return Ok(());
             }
@@ -236,11 +272,19 @@ impl InterfaceWatch {
             }
             Err(error) => return Err(PacketError::system("interfaces", "watching them", error)),
         };
+        let mut was_watched = false;
         for message in messages(self.answer.get(..length).unwrap_or_default()) {
             match message {
                 Message::Present(link) => self.tracker.present(&Interface::from(link)),
-                Message::Gone { index } => self.tracker.gone(index),
+                Message::Gone { index } => was_watched |= self.tracker.gone(index),
+                Message::Addresses => self.has_other_addresses = true,
                 Message::Done | Message::Interrupted | Message::Refused(_) => {}
+            }
+        }
+        if was_watched {
+            // While the one that is gone had another name, its own may have been given away; nobody says so again.
+            for now in Interface::all()? {
+                self.tracker.present(&now);
             }
         }
         Ok(())
@@ -284,9 +328,9 @@ mod tests {
         tracker.present(&interface(4, "b", false));
         tracker.present(&interface(3, "a", false));
         tracker.present(&interface(3, "c", true));
-        tracker.gone(4);
-        tracker.gone(3);
-        tracker.gone(3);
+        assert!(!tracker.gone(4));
+        assert!(tracker.gone(3));
+        assert!(!tracker.gone(3));
         tracker.present(&interface(9, "c", true));
         tracker.present(&interface(9, "a", false));
         tracker.present(&interface(9, "a", true));

@@ -10,7 +10,7 @@ use super::live::Live;
 use super::local::local_addresses;
 use crate::packet::{Change, InterfaceEvent, InterfaceWatch, PacketError, Waker};
 
-/// How often the addresses of this host are asked for, beside whenever an interface changes.
+/// How often the addresses of this host are asked for, beside whenever the kernel says that one has changed.
 const ADDRESSES_EVERY: Duration = Duration::from_secs(5);
 /// Things that happened and that nobody has asked for yet; older ones are forgotten.
 const EVENTS_MAX: usize = 1_000;
@@ -107,7 +107,10 @@ fn watch_on(
             events.push(in_words(event));
             follow(event, live);
         }
-        if happened.is_some() || asked.elapsed() >= ADDRESSES_EVERY {
+        if watch.take_addresses_changed()
+            || happened.is_some()
+            || asked.elapsed() >= ADDRESSES_EVERY
+        {
             asked = Instant::now();
             live.local.store(Arc::new(local_addresses()));
             for waker in wakers {

@@ -117,6 +117,54 @@ fn what_is_not_read_is_known_and_can_be_given_up() {
 }
 
 #[test]
+fn another_interface_has_the_name_before_the_first_one_is_gone() {
+    if !is_root() {
+        return;
+    }
+    let (a, b) = wire();
+    let mut watch = watch(&b, &["vb"]);
+    let mut capture = b.capture("vb");
+    b.ip("link set vb down");
+    b.ip("link set vb name vx");
+    b.ip("link set vx up");
+    let renamed = Change::Renamed {
+        from: "vb".to_owned(),
+        to: "vx".to_owned(),
+    };
+    expect(&b, &mut watch, &[Change::Down, renamed, Change::Up]);
+    a.connect("vc", &b, "vb");
+    a.ip("link del va");
+    let gone = [Change::Down, Change::Removed];
+    expect(&b, &mut watch, &gone);
+    expect(&b, &mut watch, &[Change::Appeared, Change::Up]);
+    b.run(|| capture.reopen().unwrap());
+    capture.admit_all().unwrap();
+    a.sender("vc").send(&[numbered(1, 60)]);
+    assert_eq!(read_numbered(&mut capture, 1)[0].octets, numbered(1, 60));
+}
+
+#[test]
+fn addresses_that_come_and_go_are_told_at_once() {
+    if !is_root() {
+        return;
+    }
+    let (_a, b) = wire();
+    let names = ["vb".to_owned()];
+    let mut watch = b.run(|| InterfaceWatch::open_with_addresses(&names).unwrap());
+    for words in [
+        "addr add 192.0.2.7/24 dev vb",
+        "addr del 192.0.2.7/24 dev vb",
+    ] {
+        b.ip(words);
+        let began = Instant::now();
+        assert!(watch.next_event(PATIENCE).unwrap().is_none());
+        assert!(watch.take_addresses_changed());
+        assert!(!watch.take_addresses_changed());
+        assert!(began.elapsed() < PATIENCE);
+    }
+}
+
+#[test]
 fn an_interface_that_is_down_can_be_opened() {
     if !is_root() {
         return;
