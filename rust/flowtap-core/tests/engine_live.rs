@@ -206,6 +206,28 @@ fn hop(packet: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn a_packet_is_new_again_however_long_it_was_not_seen() {
+    // When the time of a place begins anew.
+    let round_ms = 1_u64 << 20;
+    for pause_ms in [500, 20_000, 300_000, 2 * round_ms] {
+        let mut engine = engine(vec![from(1, "198.51.100.2")]);
+        engine.set_duplicates(Arc::new(Duplicates::new(100, 1 << 14)));
+        let packet = |text: &[u8]| ipv4(SUBJECT, DEVICE, 17, &udp(1, 2, text));
+        let mut at = |text: &[u8], ms: u64| {
+            let packet = packet(text);
+            verdict(&mut engine, &packet, ms * MILLISECOND_NS)
+        };
+        assert_eq!(at(b"one", 5), Verdict::Matched);
+        assert_eq!(at(b"one", 6), Verdict::Duplicate);
+        for ms in (pause_ms..round_ms).step_by(usize::try_from(pause_ms).unwrap()) {
+            assert_eq!(at(&ms.to_be_bytes(), ms), Verdict::Matched);
+        }
+        assert_eq!(at(b"one", round_ms + 5), Verdict::Matched, "{pause_ms}");
+        assert_eq!(at(b"one", round_ms + 104), Verdict::Duplicate);
+    }
+}
+
+#[test]
 fn a_packet_that_is_seen_again_is_copied_once() {
     let mut engine = engine(vec![from(1, "198.51.100.2,2001:db8::/32")]);
     engine.set_duplicates(Arc::new(Duplicates::new(10, 1_000)));
