@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
 from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 
 import asyncssh
 import pytest
-from daemon import FOR_EVER, Tap, end, start, write_configuration
+from daemon import FOR_EVER, OWN_KEY, Tap, end, start, write_configuration
+
+from flowtap.mediation import TaskingError
 
 pytestmark = pytest.mark.interop
 
@@ -107,3 +112,82 @@ def test_channels_of_a_connection_are_few(tap: Tap) -> None:
 
     asyncio.run(opened())
     assert "login md from 127.0.0.1: more than 8 channels" in tap.log
+
+
+@contextmanager
+def limited(directory: Path, words: str) -> Iterator[Tap]:
+    write_configuration(directory, FOR_EVER)
+    path = directory / "flowtap.toml"
+    path.write_text(path.read_text().replace("[dtcp.ssh]\n", f"[dtcp.ssh]\n{words}\n"))
+    tap = start(directory)
+    try:
+        yield tap
+    finally:
+        end(tap)
+    assert "Traceback" not in tap.log
+
+
+def guessing() -> tuple[type[asyncssh.SSHClient], list[str]]:
+    """A client that has one wrong password after another, and those that it was asked for."""
+    asked: list[str] = []
+
+    class Guessing(asyncssh.SSHClient):
+        def password_auth_requested(self) -> str:
+            asked.append(f"wrong {len(asked)}")
+            return asked[-1]
+
+    return Guessing, asked
+
+
+def test_a_connection_may_try_three_passwords(tap: Tap) -> None:
+    client, asked = guessing()
+    with pytest.raises(asyncssh.PermissionDenied):
+        asyncio.run(connect(tap, "md", client))
+    assert len(asked) == tap.log.count("wrong password or user") == 3
+
+
+def test_every_password_is_an_attempt(tmp_path: Path) -> None:
+    client, asked = guessing()
+    with limited(tmp_path, "rate_limit = 2") as tap:
+        with pytest.raises(asyncssh.PermissionDenied):
+            asyncio.run(connect(tap, "md", client))
+        assert len(asked) == 3
+        assert tap.log.count("wrong password or user") == 2
+
+
+def test_one_login_leaves_a_place_for_the_others(tmp_path: Path) -> None:
+    async def log_in(tap: Tap) -> None:
+        async with AsyncExitStack() as stack:
+            for _ in range(3):
+                await stack.enter_async_context(tap.client())
+            with pytest.raises(TaskingError, match="too many connections"):
+                await stack.enter_async_context(tap.client())
+            await stack.enter_async_context(tap.client("md2", OWN_KEY))
+
+    with limited(tmp_path, "connection_limit = 5") as tap:
+        asyncio.run(log_in(tap))
+        assert "login md from 127.0.0.1 refused: connection_limit is reached" in tap.log
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        pytest.param(b"\x14" + b"\0" * 5, id="a key exchange that ends early"),
+        pytest.param(
+            b"\x14" + b"\0" * 16 + b"\0\0\0\2\xff\xfe" * 10 + b"\0" * 5, id="names that are not ASCII"
+        ),
+        pytest.param(b"", id="an empty packet"),
+        pytest.param(b"\x02" + b"\xff" * 8, id="a length beyond the end"),
+    ],
+)
+def test_packets_that_are_none_before_the_login(tap: Tap, payload: bytes) -> None:
+    """The connection ends; the log has a line, and no traceback (the fixture looks)."""
+    padding = 8 - (5 + len(payload)) % 8
+    padding += 8 if padding < 4 else 0
+    packet = struct.pack(">IB", len(payload) + padding + 1, padding) + payload + b"\0" * padding
+    with socket.create_connection(("127.0.0.1", tap.port), timeout=5) as peer:
+        peer.sendall(b"SSH-2.0-x\r\n" + packet)
+        with suppress(ConnectionError):
+            while peer.recv(4096):
+                pass
+    tap.until("no login from 127.0.0.1")

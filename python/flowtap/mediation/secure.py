@@ -112,8 +112,10 @@ class TaskingClient:
             ) from None
         except asyncssh.PermissionDenied:
             raise TaskingError(f"{self._where}: the tap did not accept the login {self._user}") from None
-        except asyncssh.ChannelOpenError:
+        except asyncssh.ChannelOpenError as error:
             await self._close()
+            if error.code == asyncssh.OPEN_RESOURCE_SHORTAGE:
+                raise TaskingError(f"{self._where}: {error.reason}") from None
             raise TaskingError(f"{self._where}: the tap does not let {self._user} task") from None
         except (OSError, asyncssh.Error, ValueError) as error:
             await self._close()

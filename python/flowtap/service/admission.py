@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 __all__ = ["Admission", "Ticket"]
 
@@ -30,19 +30,22 @@ class Ticket:
         family: 4 or 6.
         close: Ends the connection.
         is_authenticated: Whether it has left the pool of those that have not.
+        login: Who has logged in.
     """
 
     prefix: str
     family: int
     close: Callable[[], None]
     is_authenticated: bool = False
+    login: str = ""
 
 
 class Admission:
     """Bounds of one service.
 
     IPv4 and IPv6 have connection limits of their own; attempts are counted by prefix, and so by family as
-    well.
+    well. A place is kept for every login that has none, as long as these are no more than half of all places:
+    one login with many connections does not keep the others out.
 
     Args:
         connection_limit: Most authenticated connections of a family.
@@ -80,14 +83,8 @@ class Admission:
         """
         address = _bare(address)
         prefix = _prefix(address)
-        self._forget(now_s)
-        attempts = self._attempts.setdefault(prefix, deque())
-        while attempts and now_s - attempts[0] > MINUTE_S:
-            attempts.popleft()
-        if len(attempts) >= self._rate_limit:
+        if not self._attempt(prefix, now_s):
             return f"more than {self._rate_limit} attempts in a minute"
-        attempts.append(now_s)
-        self._attempts.move_to_end(prefix)
         if self._waiting_from[prefix] >= self._pool_per_prefix:
             return f"more than {self._pool_per_prefix} connections that have not logged in"
         if len(self._waiting) >= self._pool:
@@ -97,13 +94,28 @@ class Admission:
         self._waiting_from[prefix] += 1
         return ticket
 
-    def authenticated(self, ticket: Ticket) -> bool:
-        """Moves a connection that has logged in; False where there are too many of them."""
+    def attempt(self, ticket: Ticket, now_s: float) -> bool:
+        """Counts one more attempt of a connection beside that which it came with; False for one too many."""
+        return self._attempt(ticket.prefix, now_s)
+
+    def authenticated(self, ticket: Ticket, login: str, logins: Collection[str]) -> bool:
+        """Moves a connection that has logged in; False where there are too many of them.
+
+        Args:
+            ticket: Its place.
+            login: Who it is.
+            logins: All who may log in.
+        """
         self._leave(ticket)
-        family = sum(each.family == ticket.family for each in self._authenticated)
-        if family >= self._connection_limit:
+        present = Counter(each.login for each in self._authenticated if each.family == ticket.family)
+        room = self._connection_limit - present.total()
+        if login in present:
+            absent = sum(each not in present for each in logins)
+            room -= min(absent, self._connection_limit // 2)
+        if room <= 0:
             return False
         ticket.is_authenticated = True
+        ticket.login = login
         self._authenticated.add(ticket)
         return True
 
@@ -111,6 +123,17 @@ class Admission:
         """Takes a connection's place back when it has ended."""
         self._leave(ticket)
         self._authenticated.discard(ticket)
+
+    def _attempt(self, prefix: str, now_s: float) -> bool:
+        self._forget(now_s)
+        attempts = self._attempts.setdefault(prefix, deque())
+        while attempts and now_s - attempts[0] > MINUTE_S:
+            attempts.popleft()
+        if len(attempts) >= self._rate_limit:
+            return False
+        attempts.append(now_s)
+        self._attempts.move_to_end(prefix)
+        return True
 
     def _leave(self, ticket: Ticket) -> None:
         """Takes a connection out of the pool of those that have not logged in."""

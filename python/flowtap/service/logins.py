@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -16,7 +17,7 @@ from flowtap.dtcp import Key
 from flowtap.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
     from flowtap.config import LoadedConfiguration
@@ -27,6 +28,8 @@ FIXED_KEY = Key(b"Juniper")
 """The key of the vendor's clients over SSH: the login authorises, the digest only guards the text."""
 
 _HASHER = argon2.PasswordHasher()
+_VERIFIERS = ThreadPoolExecutor(max_workers=2, thread_name_prefix="password")
+"""Each password takes 64 MiB and a processor for a while; whoever guesses keeps nothing else waiting."""
 _ALL = frozenset({PERMISSION_VIEW, PERMISSION_CHANGE})
 """What ``all`` stands for: never to task, never to approve."""
 
@@ -76,6 +79,11 @@ class Logins:
         """The user of that name."""
         return self._logins.get(name)
 
+    @property
+    def names(self) -> Collection[str]:
+        """All users."""
+        return self._logins.keys()
+
     def of_uid(self, uid: int) -> Login | None:
         """The user who is that local user."""
         return self._uids.get(uid)
@@ -98,9 +106,9 @@ class Logins:
         """Whether the password is right; takes as long for a name that does not exist."""
         login = self._logins.get(name)
         password_hash = login.password_hash if login is not None else None
-        return await asyncio.to_thread(_verify, password_hash or self._nobody, password) and bool(
-            password_hash
-        )
+        loop = asyncio.get_running_loop()
+        is_right = await loop.run_in_executor(_VERIFIERS, _verify, password_hash or self._nobody, password)
+        return is_right and bool(password_hash)
 
 
 def _verify(password_hash: str, password: str) -> bool:

@@ -48,6 +48,10 @@ ASKED_MAX = 256
 WINDOW_OCTETS = 256 << 10
 """What a peer may send before anything of it is taken up."""
 BACKLOG = 128
+REFUSED_S = 1.0
+"""How long a connection stays that has logged in but finds no place."""
+PASSWORDS_MAX = 3
+"""Passwords that a connection may try."""
 CHANNELS_MAX = 8
 """Channels of one connection that are open at a time."""
 
@@ -182,6 +186,7 @@ class _Server(asyncssh.SSHServer):
         self.since: datetime | None = None
         self.requests = 0
         self.channels = 0
+        self._passwords = 0
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
@@ -210,26 +215,49 @@ class _Server(asyncssh.SSHServer):
         return True
 
     async def validate_password(self, username: str, password: str) -> bool:
+        # Counted before it is looked at: a peer may send the next without waiting. The first one is the
+        # attempt that was counted when it connected.
+        self._passwords += 1
+        if self._passwords > PASSWORDS_MAX:
+            raise asyncssh.PermissionDenied("too many passwords")
+        if self._passwords > 1 and not self._service.admission.attempt(self._ticket, time.monotonic()):
+            raise asyncssh.PermissionDenied("too many attempts")
         is_right = await self._service.logins.check_password(username, password)
         if not is_right:
             _LOG.warning("wrong password or user from %s", self._peer)
         elif not self._may_come:
             _LOG.warning("login %s from %s: not one of its addresses", username, self._peer)
+        if self._passwords == PASSWORDS_MAX and not (is_right and self._may_come):
+            raise asyncssh.PermissionDenied("too many passwords")
         return is_right and self._may_come
 
     def auth_completed(self) -> None:
-        if not self._service.admission.authenticated(self._ticket):
-            _LOG.warning("login from %s refused: connection_limit is reached", self._peer)
+        login = self.login
+        if login is None or self._connection is None:
+            # Nobody is let in without a login; should that ever be, nothing is open to him.
             self.close()
             return
-        if self.login is not None:
-            self.since = clock.now().wall
-            self._service.sessions.add(self)
-            _LOG.info("login %s from %s", self.login.name, self._peer)
+        if not self._service.admission.authenticated(self._ticket, login.name, self._service.logins.names):
+            _LOG.warning(
+                "login %s from %s refused: connection_limit is reached, or the rest is kept for other logins",
+                login.name,
+                self._peer,
+            )
+            # Ended a moment later, so that the refusal of its first channel can say why.
+            asyncio.get_running_loop().call_later(REFUSED_S, self.close)
+            return
+        self.since = clock.now().wall
+        self._service.sessions.add(self)
+        _LOG.info("login %s from %s", login.name, self._peer)
 
     def session_requested(self) -> _Session | bool:
-        if self.login is None or not self._ticket.is_authenticated:
+        if self.login is None:
             return False
+        if not self._ticket.is_authenticated:
+            raise asyncssh.ChannelOpenError(
+                asyncssh.OPEN_RESOURCE_SHORTAGE,
+                f"too many connections of {self.login.name}, or of all logins",
+            )
         if self.channels >= CHANNELS_MAX:
             _LOG.warning(
                 "login %s from %s: more than %d channels in one connection refused",
@@ -369,7 +397,8 @@ class SshService:
             )
             async with connection:
                 await connection.wait_closed()
-        except (OSError, asyncssh.Error) as error:
+        except (OSError, asyncssh.Error, ValueError) as error:
+            # What cannot be decoded comes as a ValueError.
             _LOG.info("connection from %s ended: %s", peer, type(error).__name__)
         finally:
             self.admission.release(ticket)

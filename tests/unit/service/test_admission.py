@@ -60,19 +60,53 @@ def test_silent_connections_do_not_keep_others_out() -> None:
 def test_authenticated_sessions_have_a_bound_of_their_own() -> None:
     some = peers()
     first, second, third = (some.ticket(f"192.0.2.{at}") for at in (1, 2, 3))
-    assert some.admission.authenticated(first)
-    assert some.admission.authenticated(second)
+    assert some.admission.authenticated(first, "md", ["md"])
+    assert some.admission.authenticated(second, "md", ["md"])
     assert first.is_authenticated
-    assert not some.admission.authenticated(third)
+    assert not some.admission.authenticated(third, "md", ["md"])
     assert not third.is_authenticated
     some.admission.release(first)
     some.admission.release(first)
     fourth = some.ticket("192.0.2.4")
-    assert some.admission.authenticated(fourth)
+    assert some.admission.authenticated(fourth, "md", ["md"])
     # Those that have logged in take no place of those that have not.
     for at in range(6):
         some.ticket(f"198.51.100.{at}")
     assert some.closed == []
+
+
+def test_one_login_leaves_a_place_for_every_other() -> None:
+    some = peers(connection_limit=5, rate_limit=100, pool_per_prefix=50, pool=50)
+    logins = ["md", "md2", "md3"]
+
+    def log_in(login: str) -> bool:
+        return some.admission.authenticated(some.ticket("192.0.2.1"), login, logins)
+
+    assert [log_in("md") for _ in range(5)] == [True, True, True, False, False]
+    assert log_in("md2")
+    assert not log_in("md2")
+    assert log_in("md3")
+    assert not log_in("md3")
+
+
+def test_many_logins_keep_no_more_than_half_of_the_places() -> None:
+    some = peers(connection_limit=4, rate_limit=100, pool_per_prefix=50, pool=50)
+    logins = [f"md{at}" for at in range(100)]
+    assert [some.admission.authenticated(some.ticket("192.0.2.1"), "md1", logins) for _ in range(3)] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_every_password_is_an_attempt() -> None:
+    some = peers(rate_limit=3)
+    first = some.ticket("192.0.2.1")
+    assert some.admission.attempt(first, 0)
+    assert some.admission.attempt(first, 0)
+    assert not some.admission.attempt(first, 1)
+    assert "3 attempts" in str(some.connect("192.0.2.1", 2))
+    assert some.admission.attempt(first, 61)
 
 
 def test_memory_is_that_of_the_last_minute() -> None:
