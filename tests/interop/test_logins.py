@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager, suppress
 from pathlib import Path
 
 import asyncssh
 import pytest
-from daemon import FOR_EVER, OWN_KEY, Tap, end, start, write_configuration
+from daemon import FOR_EVER, OWN_KEY, V7, Tap, end, start, write_configuration
 
+from flowtap.dtcp import NoopRequest
 from flowtap.mediation import TaskingError
+from flowtap.service.logins import hash_password
 
 pytestmark = pytest.mark.interop
 
@@ -167,6 +169,76 @@ def test_one_login_leaves_a_place_for_the_others(tmp_path: Path) -> None:
     with limited(tmp_path, "connection_limit = 5") as tap:
         asyncio.run(log_in(tap))
         assert "login md from 127.0.0.1 refused: connection_limit is reached" in tap.log
+
+
+def change_password(directory: Path) -> None:
+    (directory / "hash").write_text(hash_password("another"))
+
+
+def change_keys(directory: Path) -> None:
+    (directory / "id.pub").write_text((directory / "host_key.pub").read_text())
+
+
+@pytest.mark.parametrize(
+    ("change", "before", "after"),
+    [
+        pytest.param(change_password, "pace = 50", "pace = 51", id="another password"),
+        pytest.param(change_keys, "pace = 50", "pace = 51", id="other keys"),
+        pytest.param(
+            None,
+            "[control_source.md]\n",
+            '[control_source.md]\naddresses = ["203.0.113.0/24"]\n',
+            id="comes from elsewhere",
+        ),
+        pytest.param(None, "[control_source.md]\n", "", id="no control source"),
+    ],
+)
+def test_who_could_not_log_in_again_is_logged_out(
+    tap: Tap, change: Callable[[Path], None] | None, before: str, after: str
+) -> None:
+    async def until_closed() -> None:
+        async with tap.client() as client:
+            if change is not None:
+                change(tap.directory)
+            await asyncio.to_thread(tap.reload, before, after)
+            assert client._reader is not None
+            async with asyncio.timeout(5):
+                assert await client._reader.read(1) == b""
+
+    asyncio.run(until_closed())
+
+
+def test_who_has_not_changed_stays(tap: Tap) -> None:
+    async def stay() -> None:
+        async with tap.client() as client:
+            await asyncio.to_thread(tap.reload, "pace = 50", "pace = 51")
+            assert (await client.request(NoopRequest(V7, "md", "1"))).code == 200
+
+    asyncio.run(stay())
+
+
+def test_a_reload_has_numbers_checked(tap: Tap) -> None:
+    """In sessions that are open already as well; and no longer when it is taken back."""
+
+    async def numbers() -> None:
+        strict = '[control_source.md]\nsequence = "strict"\n'
+        async with tap.client(timeout_s=1) as client:
+            assert (await client.request(NoopRequest(V7, "md", "5"))).code == 200
+            await asyncio.to_thread(tap.reload, "[control_source.md]\n", strict)
+            assert (await client.request(NoopRequest(V7, "md", "5"))).code == 200
+            with pytest.raises(TaskingError):
+                await client.request(NoopRequest(V7, "md", "5"))
+            await asyncio.to_thread(tap.reload, strict, "[control_source.md]\n")
+            assert (await client.request(NoopRequest(V7, "md", "5"))).code == 200
+
+    asyncio.run(numbers())
+    assert "498 " in tap.log
+
+
+def test_as_many_descriptors_as_the_system_allows(tap: Tap) -> None:
+    limits = Path(f"/proc/{tap.process.pid}/limits").read_text()
+    soft, hard = limits.split("Max open files")[1].split()[:2]
+    assert soft == hard
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from flowtap.dtcp import Key, ListRequest, NoopRequest, Version
 from flowtap.dtcp.render import render_request
 from flowtap.dtcp.reply import Reply, parse_reply
 from flowtap.mediation import DatagramTaskingClient, TaskingError
+from flowtap.service.logins import hash_password
 
 CAPTURE = Path(__file__).parents[1] / "captures" / "plain.pcap"
 KEY = Key(b"a key of its own")
@@ -202,6 +203,44 @@ def test_notifications(tap: Tap) -> None:
         tap.notification()
     assert "criteria 2 of md ended: packets" in tap.log
     assert "the sequence numbers of md2 have gone round" in tap.log
+
+
+def test_a_login_of_that_name_says_what_it_may_do(tap: Tap) -> None:
+    """The secret says who it is; a class without flow-tap-operation tasks as little as over SSH."""
+    path = tap.directory / "flowtap.toml"
+    good = path.read_text()
+    (tap.directory / "hash").write_text(hash_password("right"))
+    (tap.directory / "hash").chmod(0o600)
+
+    async def one(seq: str) -> int:
+        async with tap.client() as client:
+            return (await client.request_written(ADD + "Flags: Static", seq)).code
+
+    def reload(permission: str) -> None:
+        path.write_text(
+            f'{good}[login.class.some]\npermissions = ["{permission}"]\n'
+            '[login.user.md]\nclass = "some"\npassword_hash_file = "hash"\n'
+        )
+        before = tap.log.count("reloaded ")
+        tap.processes[-1].send_signal(signal.SIGHUP)
+        deadline = time.monotonic() + 10
+        while tap.log.count("reloaded ") == before:
+            assert time.monotonic() < deadline, tap.log
+            time.sleep(0.02)
+
+    assert asyncio.run(one("1")) == 200
+    reload("flow-tap")
+    assert asyncio.run(one("2")) == 400
+    reload("flow-tap-operation")
+    assert asyncio.run(one("3")) == 200
+
+
+def test_what_is_no_request_costs_few_lines(tap: Tap) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as noise:
+        for _ in range(500):
+            noise.sendto(b"x", ("127.0.0.1", tap.port))
+    test_what_is_no_request_is_ignored(tap)
+    assert 0 < tap.log.count("497 Invalid Authentication: from 127.0.0.1") < 20
 
 
 def test_what_is_no_request_is_ignored(tap: Tap) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import uuid
@@ -192,6 +193,7 @@ class Daemon:
         )
         sequences = SequenceState(self._store.sequences())
         self._tasking = TaskingLoop(self._control, self._notifier, sequences)
+        self._checked_over_ssh = StrictOnly(sequences, strict_sources(values))
         ssh = values.dtcp.ssh
         self._ssh = SshService(
             listen=[endpoint(text) for text in ssh.listen],
@@ -199,7 +201,7 @@ class Daemon:
             logins=logins,
             admission=Admission(connection_limit=ssh.connection_limit, rate_limit=ssh.rate_limit),
             tasking=self._tasking,
-            sequences=StrictOnly(sequences, strict_sources(values)),
+            sequences=self._checked_over_ssh,
             dialect=Dialect(ssh.dialect),
         )
         self._udp = UdpService(
@@ -365,6 +367,7 @@ class Daemon:
         except ConfigurationError as error:
             _LOG.error("not reloaded: %s", error)
             return
+        self._checked_over_ssh.apply(strict_sources(configuration.values))
         self._ssh.apply(logins)
         self._udp.logins = self._show.logins = logins
         self._notifier.apply(recipients(configuration.values), logins)
@@ -397,6 +400,12 @@ def _spare_collections() -> None:
     gc.set_threshold(*COLLECTIONS)
 
 
+def _allow_descriptors() -> None:
+    """As many descriptors as the system allows: connections and the sockets of copies share them."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+
+
 def serve(path: Path) -> Stats:
     """Runs the daemon of a configuration file until a signal ends it.
 
@@ -408,6 +417,7 @@ def serve(path: Path) -> Stats:
         PermissionMissingError: A right is missing.
     """
     configuration = load(path)
+    _allow_descriptors()
     broker = Broker(configuration.values.element.interfaces)
     try:
         daemon = Daemon(configuration, broker)

@@ -49,13 +49,15 @@ class Login:
         permissions: Those of its class.
         password_hash: Argon2, None where there is no password.
         authorized_keys: Public keys that may log in, None where there are none.
+        keys_text: What those keys were read from; two readings of the same text are equal.
     """
 
     name: str
     uid: int | None
     permissions: frozenset[str]
     password_hash: str | None = field(repr=False)
-    authorized_keys: asyncssh.SSHAuthorizedKeys | None
+    authorized_keys: asyncssh.SSHAuthorizedKeys | None = field(compare=False)
+    keys_text: str = field(default="", repr=False)
 
 
 class Logins:
@@ -129,12 +131,13 @@ def _login(configuration: LoadedConfiguration, name: str) -> Login:
             argon2.extract_parameters(password_hash)
         except argon2.exceptions.InvalidHashError:
             raise ConfigurationError(f"{key}: holds no Argon2 hash", key=key) from None
-    authorized_keys = None
+    authorized_keys, keys_text = None, ""
     if user.authorized_keys_file is not None:
         key = f"{where}.authorized_keys_file"
         path = configuration.locate(user.authorized_keys_file)
         try:
-            authorized_keys = asyncssh.read_authorized_keys(str(path))
+            keys_text = path.read_text(encoding="utf-8")
+            authorized_keys = asyncssh.import_authorized_keys(keys_text)
         except OSError as error:
             raise ConfigurationError(f"{key}: {path}: cannot be read: {error.strerror}", key=key) from None
         except ValueError:
@@ -142,7 +145,7 @@ def _login(configuration: LoadedConfiguration, name: str) -> Login:
     permissions = frozenset[str](configuration.values.login.classes[user.login_class].permissions)
     if "all" in permissions:
         permissions = permissions - {"all"} | _ALL
-    return Login(name, user.uid, permissions, password_hash, authorized_keys)
+    return Login(name, user.uid, permissions, password_hash, authorized_keys, keys_text)
 
 
 def _key(configuration: LoadedConfiguration, name: str) -> Key:

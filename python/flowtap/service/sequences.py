@@ -48,6 +48,10 @@ class StrictOnly:
         self._state = state
         self._strict = strict
 
+    def apply(self, strict: frozenset[str]) -> None:
+        """Takes over other control sources whose numbers are checked; open sessions notice at once."""
+        self._strict = strict
+
     def window_for(self, csource_id: str) -> SequenceWindow | None:
         """The numbers of a control source; None where they are only repeated."""
         return self._state.window_for(csource_id) if csource_id in self._strict else None

@@ -28,6 +28,7 @@ from flowtap.dtcp import (
 )
 from flowtap.errors import ConfigurationError, PermissionMissingError
 from flowtap.service import clock
+from flowtap.service.complaints import Complaints
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -100,7 +101,8 @@ class _Session(asyncssh.SSHServerSession[bytes]):
     def subsystem_requested(self, subsystem: str) -> bool:
         allowed = PERMISSION_TASK in self._login.permissions
         if subsystem != SUBSYSTEM or not allowed:
-            _LOG.warning(
+            self._service.complaints.warning(
+                (self._login.name, "subsystem"),
                 "login %s from %s: subsystem refused%s",
                 self._login.name,
                 self.principal.address,
@@ -113,7 +115,8 @@ class _Session(asyncssh.SSHServerSession[bytes]):
         self._dtcp.receive_data(data)
         while (event := self._dtcp.next_event()) is not None:
             if isinstance(event, Rejected):
-                _LOG.warning(
+                self._service.complaints.warning(
+                    (self._login.name, event.status),
                     "%d %s: login %s from %s: %s",
                     event.status,
                     event.status.reason,
@@ -147,7 +150,9 @@ class _Session(asyncssh.SSHServerSession[bytes]):
             self._dtcp.respond(event, result, when)
         except LookupError as error:
             # A reload came in between.
-            _LOG.warning("login %s gets no answer: %s", self._login.name, error)
+            self._service.complaints.warning(
+                (self._login.name, "answer"), "login %s gets no answer: %s", self._login.name, error
+            )
 
     def flush(self) -> None:
         data = self._dtcp.data_to_send()
@@ -195,7 +200,9 @@ class _Server(asyncssh.SSHServer):
         self._service.admission.release(self._ticket)
         self._service.sessions.discard(self)
         if exc is not None and not self._ticket.is_authenticated:
-            _LOG.warning("no login from %s: %s", self._peer, type(exc).__name__)
+            self._service.complaints.warning(
+                (self._peer, "login"), "no login from %s: %s", self._peer, type(exc).__name__
+            )
 
     def begin_auth(self, username: str) -> bool:
         self.login = self._service.logins.get(username)
@@ -233,12 +240,13 @@ class _Server(asyncssh.SSHServer):
 
     def auth_completed(self) -> None:
         login = self.login
-        if login is None or self._connection is None:
-            # Nobody is let in without a login; should that ever be, nothing is open to him.
+        if login is None or self._connection is None or not self.may_stay():
+            # A reload came in between.
             self.close()
             return
         if not self._service.admission.authenticated(self._ticket, login.name, self._service.logins.names):
-            _LOG.warning(
+            self._service.complaints.warning(
+                (login.name, "places"),
                 "login %s from %s refused: connection_limit is reached, or the rest is kept for other logins",
                 login.name,
                 self._peer,
@@ -259,7 +267,8 @@ class _Server(asyncssh.SSHServer):
                 f"too many connections of {self.login.name}, or of all logins",
             )
         if self.channels >= CHANNELS_MAX:
-            _LOG.warning(
+            self._service.complaints.warning(
+                (self.login.name, "channels"),
                 "login %s from %s: more than %d channels in one connection refused",
                 self.login.name,
                 self._peer,
@@ -270,6 +279,16 @@ class _Server(asyncssh.SSHServer):
         self.channels += 1
         principal = Principal(self.login.name, self.login.permissions, ip_address(self._peer))
         return _Session(self._service, self, self.login, principal)
+
+    def may_stay(self) -> bool:
+        """Whether it could log in as it has done, and for as much, now."""
+        logins, login = self._service.logins, self.login
+        return (
+            login is not None
+            and logins.get(login.name) == login
+            and logins.may_come_from(login.name, ip_address(self._peer))
+            and (PERMISSION_TASK not in login.permissions or logins.key_for(login.name) is not None)
+        )
 
     def close(self) -> None:
         """Ends the connection."""
@@ -316,6 +335,7 @@ class SshService:
         self.admission = admission
         self.tasking = tasking
         self.dialect = dialect
+        self.complaints = Complaints(_LOG)
         self._sockets = [_listen(address, port) for address, port in listen]
         self._connections: set[asyncio.Task[None]] = set()
         self._options = asyncssh.SSHServerConnectionOptions(
@@ -342,11 +362,14 @@ class SshService:
         return self.logins.key_for(csource_id)
 
     def apply(self, logins: Logins) -> None:
-        """Takes over other logins; connections of users who may no longer do the same end."""
+        """Takes over other logins.
+
+        Connections end of users who are not what they were: other permissions, another password, other keys,
+        an address that they may no longer come from, no control source any more.
+        """
         self.logins = logins
         for session in list(self.sessions):
-            now = None if session.login is None else logins.get(session.login.name)
-            if now is None or session.login is None or now.permissions != session.login.permissions:
+            if not session.may_stay():
                 session.close()
 
     def session_values(self) -> list[dict[str, Any]]:
@@ -380,7 +403,7 @@ class SshService:
             address = getattr(address, "ipv4_mapped", None) or address
             ticket = self.admission.admit(address, time.monotonic(), partial(_abort, accepted))
             if isinstance(ticket, str):
-                _LOG.warning("connection from %s refused: %s", address, ticket)
+                self.complaints.warning((address, ticket), "connection from %s refused: %s", address, ticket)
                 accepted.close()
                 continue
             task = asyncio.create_task(self._serve(accepted, ticket, str(address)))

@@ -13,6 +13,7 @@ from flowtap.control import PERMISSION_TASK, Principal
 from flowtap.dtcp import Limits, Rejected, Response, read_request
 from flowtap.dtcp.render import render_datagrams
 from flowtap.errors import ConfigurationError, PermissionMissingError
+from flowtap.service.complaints import Complaints
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -108,6 +109,7 @@ class UdpService:
     ) -> None:
         self.logins = logins
         self.pending = 0
+        self._complaints = Complaints(_LOG)
         self._sequences = sequences
         self._tasking = tasking
         self._limits = Limits(message_octets=DATAGRAM_OCTETS)
@@ -149,14 +151,26 @@ class UdpService:
         keys = _OwnKeys(self.logins, address)
         event = read_request(data, self._limits, keys, sequences=self._sequences)
         if isinstance(event, Rejected):
-            _LOG.warning("%d %s: from %s: %s", event.status, event.status.reason, peer[0], event.reason)
+            self._complaints.warning(
+                (peer[0], event.status),
+                "%d %s: from %s: %s",
+                event.status,
+                event.status.reason,
+                peer[0],
+                event.reason,
+            )
             self._tasking.rejected(event)
             return
         if self.pending >= PENDING_MAX:
-            _LOG.warning("a request of %s was dropped: too many are waiting", event.csource_id)
+            self._complaints.warning(
+                event.csource_id, "a request of %s was dropped: too many are waiting", event.csource_id
+            )
             return
-        # The secret authenticates; it was given to a control source, which may do nothing but task.
-        principal = Principal(event.csource_id, frozenset({PERMISSION_TASK}), address)
+        # The secret authenticates. A login of that name says what it may do; where there is none, the secret
+        # was given to a control source, which may do nothing but task.
+        login = self.logins.get(event.csource_id)
+        permissions = frozenset({PERMISSION_TASK}) if login is None else login.permissions
+        principal = Principal(event.csource_id, permissions, address)
         self.pending += 1
         self._tasking.put(_Exchange(self, listening, peer, control, principal), event)
 

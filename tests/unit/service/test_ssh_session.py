@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
@@ -9,6 +10,7 @@ from scene import V7, principal
 
 from flowtap.dtcp import Dialect, Key, NoopRequest, NoopResult, RequestReceived
 from flowtap.service import clock
+from flowtap.service.complaints import Complaints
 from flowtap.service.ssh import _Session
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ class Service:
 
     def __init__(self) -> None:
         self.keys = {"md": Key(b"Juniper")}
+        self.complaints = Complaints(logging.getLogger("flowtap.service.ssh"))
 
     def key_for(self, csource_id: str) -> Key | None:
         return self.keys.get(csource_id)
