@@ -71,7 +71,7 @@ def demo(*, keep: Path | None) -> None:
         else:
             directory = keep
             try:
-                directory.mkdir(parents=True)
+                directory.mkdir(mode=0o700, parents=True)
             except FileExistsError:
                 fail(f"{keep}: exists; a new directory is right")
         capture = stack.enter_context(resources.as_file(resources.files("flowtap") / "demo" / "demo.pcapng"))
@@ -237,7 +237,7 @@ def _free_port() -> int:
 
 async def _task(directory: Path, endpoint: str, password: str, ports: list[int]) -> list[int]:
     requests = _requests(ports, _free_port())
-    (directory / "criteria.txt").write_text("\n\n".join(requests) + "\n")
+    _private(directory / "criteria.txt", ("\n\n".join(requests) + "\n").encode())
     ids = []
     async with _client(directory, endpoint, password) as client:
         for seq, request in enumerate(requests, start=1):

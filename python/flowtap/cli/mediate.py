@@ -44,7 +44,7 @@ def mediate(
 ) -> None:
     """Receive copies and write one pcapng file a stream, without the outer headers."""
     try:
-        write_dir.mkdir(parents=True, exist_ok=True)
+        write_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         fail(f"{write_dir}: cannot be made: {error.strerror}")
     receiver = Receiver([parse_endpoint(text) for text in listen], str(write_dir))

@@ -131,12 +131,12 @@ def _tap(element: ElementSection, files: list[str], broker: Broker) -> Tap:
 
 
 def _own(
-    ssh: list[tuple[str, int]], udp: list[tuple[str, int]], notified: list[tuple[str, int]]
+    ssh: list[tuple[str, int]], udp: list[tuple[str, int]]
 ) -> list[tuple[int, IPv4Address | IPv6Address | None, int]]:
     """The control channels, which are never tapped: protocol, address (None for all of this host), port."""
     endpoints = [
         *((socket.IPPROTO_TCP, *each) for each in ssh),
-        *((socket.IPPROTO_UDP, *each) for each in (*udp, *notified)),
+        *((socket.IPPROTO_UDP, *each) for each in udp),
     ]
     own = []
     for protocol, text, port in endpoints:
@@ -210,8 +210,8 @@ class Daemon:
             sequences=sequences,
             tasking=self._tasking,
         )
-        targets = [target for each in recipients(values).values() for target in each.targets]
-        self._tap.exclude(_own(self._ssh.addresses, self._udp.addresses, targets))
+        # Notifications are known by where they come from: where they go may change with a reload.
+        self._tap.exclude(_own(self._ssh.addresses, [*self._udp.addresses, *self._notifier.open()]))
         views = Views(self._control, self._tasking, data_plane, sequences)
         self._show = ShowService(
             configuration.locate(values.show.socket),

@@ -124,6 +124,20 @@ class Notifier:
         self._recipients = recipients
         self._keys = keys
 
+    def open(self) -> list[tuple[str, int]]:
+        """Opens the sockets that notifications leave from.
+
+        Returns:
+            Their addresses, which stay the same wherever notifications go.
+        """
+        for family, any_address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):  # noqa: S104
+            try:
+                self._of_family(family).bind((any_address, 0))
+            except OSError as error:
+                # This host does not speak it, so no notification will either.
+                _LOG.debug("no socket for notifications: %s", error.strerror)
+        return [sending.getsockname()[:2] for sending in self._sockets.values()]
+
     def heard(self, csource_id: str, version: Version) -> None:
         """Remembers which version a control source speaks."""
         self._last_version[csource_id] = version
@@ -151,7 +165,9 @@ class Notifier:
         return True
 
     def _socket(self, address: str) -> socket.socket:
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        return self._of_family(socket.AF_INET6 if ":" in address else socket.AF_INET)
+
+    def _of_family(self, family: int) -> socket.socket:
         if family not in self._sockets:
             sending = socket.socket(family, socket.SOCK_DGRAM)
             sending.setblocking(False)

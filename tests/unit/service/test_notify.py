@@ -356,3 +356,21 @@ def test_what_is_told_is_counted(post: Post) -> None:
     post.told(ended)
     columns = post.loop.accounts["md"].columns([], 0, 0)
     assert (columns["notification_timeout"], columns["criteria_deleted_timeout_idle"]) == (1, 1)
+
+
+def test_notifications_leave_from_one_port_wherever_they_go() -> None:
+    """The tap knows its own by that port, also those to targets that a reload has brought."""
+    first, second = Mailbox("md"), Mailbox("md")
+    notifier = Notifier({"md": Recipient((first.address,))}, Keys())
+    ports = dict(notifier.open())
+    try:
+        assert notifier.notify("md", Status.SERVER_RESTART, (), now().wall)
+        notifier.apply({"md": Recipient((second.address,))}, Keys())
+        assert notifier.notify("md", Status.SERVER_RESTART, (), now().wall)
+        for mailbox in (first, second):
+            _, sender = mailbox.socket.recvfrom(65_536)
+            assert sender[1] == ports["0.0.0.0"]
+    finally:
+        notifier.close()
+        first.socket.close()
+        second.socket.close()
