@@ -152,6 +152,77 @@ def test_answers_that_nobody_reads(tap: Tap) -> None:
     assert asyncio.run(noop(tap)) == 200
 
 
+async def add_many(client: TaskingClient, count: int, padding: int = 0) -> None:
+    writer = client._writer
+    assert writer is not None
+    lines = ADD.format(at=1, port=9).replace("\n", "\r\n")
+    for at in range(count):
+        writer.write(sign(f"{lines}\r\nX-a: {'a' * padding}\r\nCsource-ID: md\r\nSeq: {at}\r\n", KEY))
+        assert (await client._reply()).seq == str(at)
+
+
+def test_a_window_without_bounds(tap: Tap) -> None:
+    """The peer lets a channel send what it likes, and takes nothing from the network."""
+
+    async def ask_and_do_not_listen() -> int:
+        async with tap.client(timeout_s=30) as client:
+            await add_many(client, 300, 2000)
+            connection = client._connection
+            assert connection is not None
+            writer, _, _ = await connection.open_session(
+                subsystem="flow-tap-dtcp", encoding=None, window=1 << 30
+            )
+            before = resident_octets(tap)
+            for at in range(300):
+                writer.write(render_request(ListRequest(V7, "md", str(at), stats=True), KEY))
+            await asyncio.sleep(0)
+            transport = connection._transport
+            assert isinstance(transport, asyncio.Transport)
+            transport.pause_reading()
+            await asyncio.sleep(4)
+            grown = resident_octets(tap) - before
+            connection.abort()
+            return grown
+
+    assert asyncio.run(ask_and_do_not_listen()) < 32 << 20
+    assert asyncio.run(noop(tap)) == 200
+
+
+def test_lists_of_one_login_that_nobody_takes(tap: Tap) -> None:
+    """Four are made; the others wait until one of these has been taken."""
+
+    async def unread() -> None:
+        async with tap.client(timeout_s=30) as client:
+            await add_many(client, 300, 2000)
+            connection = client._connection
+            assert connection is not None
+            channels = [
+                await connection.open_session(subsystem="flow-tap-dtcp", encoding=None, window=1024)
+                for _ in range(7)
+            ]
+            before = resident_octets(tap)
+            for writer, _, _ in channels:
+                writer.write(render_request(ListRequest(V7, "md", "1", stats=True), KEY))
+            began = []
+            for _, reader, _ in channels:
+                try:
+                    async with asyncio.timeout(2):
+                        began.append(await reader.readexactly(8) == b"DTCP/0.7")
+                except TimeoutError:
+                    began.append(False)
+            assert began == [True] * 4 + [False] * 3
+            assert resident_octets(tap) - before < 32 << 20
+            # Nobody else notices.
+            async with tap.client("md2", OWN_KEY) as other:
+                assert (await other.request(NoopRequest(V7, "md2", "1"))).code == 200
+            channels[0][0].close()
+            async with asyncio.timeout(5):
+                assert await channels[4][1].readexactly(8) == b"DTCP/0.7"
+            connection.abort()
+
+    asyncio.run(unread())
+
+
 @pytest.mark.ledger("T-043")
 def test_one_octet_a_moment(tap: Tap) -> None:
     """A request that dribbles in disturbs no other session, and is answered when it is there."""

@@ -10,7 +10,8 @@ import asyncio
 import logging
 import socket
 import time
-from collections import deque
+from collections import Counter, defaultdict, deque
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
@@ -22,6 +23,7 @@ from flowtap.dtcp import (
     Dialect,
     Limits,
     ListRequest,
+    ListResult,
     Rejected,
     RequestReceived,
     ServerConnection,
@@ -51,6 +53,11 @@ WINDOW_OCTETS = 256 << 10
 BACKLOG = 128
 REFUSED_S = 1.0
 """How long a connection stays that has logged in but finds no place."""
+LISTS_MAX = 4
+"""Lists of one login that are made or not yet taken by the peer, over all its connections."""
+RENDERED_AT_ONCE = 32
+"""Entries of a list that is written where all answers are; a longer one is written in a thread."""
+_RENDERER = ThreadPoolExecutor(max_workers=1, thread_name_prefix="lists")
 PASSWORDS_MAX = 3
 """Passwords that a connection may try."""
 CHANNELS_MAX = 8
@@ -80,6 +87,8 @@ class _Session(asyncssh.SSHServerSession[bytes]):
         self._waiting: deque[RequestReceived | RequestRefused] = deque()
         self._asked = 0
         self._is_listing = False
+        self._holds_place = False
+        self._rendering: asyncio.Task[None] | None = None
         self._is_full = False
         self._ended = False
 
@@ -88,7 +97,11 @@ class _Session(asyncssh.SSHServerSession[bytes]):
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncssh's signature
         self._channel = None
-        self._server.channels -= 1
+        self._server.sessions.discard(self)
+        self._service.lists.forget(self, self._login.name)
+        if self._holds_place:
+            self._holds_place = False
+            self._service.lists.give_back(self._login.name)
 
     def pty_requested(
         self,
@@ -128,11 +141,11 @@ class _Session(asyncssh.SSHServerSession[bytes]):
                 continue
             self._server.requests += 1
             self._waiting.append(event)
-        self._go_on()
+        self.go_on()
 
     def eof_received(self) -> bool:
         self._ended = True
-        self._go_on()
+        self.go_on()
         # The channel stays open for the answers.
         return True
 
@@ -141,11 +154,33 @@ class _Session(asyncssh.SSHServerSession[bytes]):
 
     def resume_writing(self) -> None:
         self._is_full = False
-        self._go_on()
+        self.go_on()
 
     def answer(self, event: RequestReceived | RequestRefused, result: Result, when: datetime) -> None:
+        if isinstance(result, ListResult) and len(result.entries) > RENDERED_AT_ONCE:
+            # Nothing was taken up behind a LIST, so nothing overtakes it.
+            self._rendering = asyncio.create_task(self._answer_long(event, result, when))
+            return
+        self._respond(event, result, when)
+        self._answered()
+
+    async def _answer_long(
+        self, event: RequestReceived | RequestRefused, result: Result, when: datetime
+    ) -> None:
+        """Renders beside the loop: everybody else's requests are served meanwhile."""
+        try:
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(_RENDERER, self._respond, event, result, when)
+        finally:
+            self._rendering = None
+            self._answered()
+            self.flush()
+
+    def _answered(self) -> None:
         self._asked -= 1
         self._is_listing = False
+
+    def _respond(self, event: RequestReceived | RequestRefused, result: Result, when: datetime) -> None:
         try:
             self._dtcp.respond(event, result, when)
         except LookupError as error:
@@ -155,18 +190,31 @@ class _Session(asyncssh.SSHServerSession[bytes]):
             )
 
     def flush(self) -> None:
+        if self._rendering is not None:
+            return
         data = self._dtcp.data_to_send()
         if self._channel is not None:
             if data:
                 self._channel.write(data)
-            self._go_on()
+            self.go_on()
 
-    def _go_on(self) -> None:
+    @property
+    def _may_write(self) -> bool:
+        return not (self._is_full or self._server.is_full)
+
+    def go_on(self) -> None:
         """Takes up what waits, as far as it may; reads on, or ends, where nothing is left to do."""
-        while self._waiting and self._asked < ASKED_MAX and not (self._is_listing or self._is_full):
-            event = self._waiting.popleft()
+        if self._holds_place and not self._is_listing and self._may_write:
+            self._holds_place = False
+            self._service.lists.give_back(self._login.name)
+        while self._waiting and self._asked < ASKED_MAX and not self._is_listing and self._may_write:
+            event = self._waiting[0]
+            if isinstance(event, RequestReceived) and isinstance(event.request, ListRequest):
+                if not self._holds_place and not self._service.lists.take(self, self._login.name):
+                    break
+                self._holds_place = self._is_listing = True
+            self._waiting.popleft()
             self._asked += 1
-            self._is_listing = isinstance(event, RequestReceived) and isinstance(event.request, ListRequest)
             self._service.tasking.put(self, event)
         if self._channel is None:
             return
@@ -176,6 +224,35 @@ class _Session(asyncssh.SSHServerSession[bytes]):
             self._channel.pause_reading()
         else:
             self._channel.resume_reading()
+
+
+class _Lists:
+    """Places for long answers: few of each login, from the request until the peer has taken them."""
+
+    def __init__(self) -> None:
+        self._taken: Counter[str] = Counter()
+        self._waiting: defaultdict[str, dict[_Session, None]] = defaultdict(dict)
+
+    def take(self, session: _Session, login: str) -> bool:
+        """Takes a place; where there is none, the session goes on when there is."""
+        if self._taken[login] >= LISTS_MAX:
+            self._waiting[login][session] = None
+            return False
+        self._waiting[login].pop(session, None)
+        self._taken[login] += 1
+        return True
+
+    def give_back(self, login: str) -> None:
+        """Gives a place back, to whoever of the login has waited longest."""
+        self._taken[login] -= 1
+        first = next(iter(self._waiting[login]), None)
+        if first is not None:
+            del self._waiting[login][first]
+            asyncio.get_running_loop().call_soon(first.go_on)
+
+    def forget(self, session: _Session, login: str) -> None:
+        """Lets a session wait no longer."""
+        self._waiting[login].pop(session, None)
 
 
 class _Server(asyncssh.SSHServer):
@@ -190,11 +267,24 @@ class _Server(asyncssh.SSHServer):
         self.login: Login | None = None
         self.since: datetime | None = None
         self.requests = 0
-        self.channels = 0
+        self.sessions: set[_Session] = set()
+        self.is_full = False
         self._passwords = 0
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
+        # A channel is told only of its own window, which the peer may make as wide as it likes. Whether the
+        # network takes anything is told to the transport's protocol: the connection, which does nothing then.
+        for name, method in (("pause_writing", self._pause), ("resume_writing", self._resume)):
+            setattr(conn, name, method)
+
+    def _pause(self) -> None:
+        self.is_full = True
+
+    def _resume(self) -> None:
+        self.is_full = False
+        for session in list(self.sessions):
+            session.go_on()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._service.admission.release(self._ticket)
@@ -266,7 +356,7 @@ class _Server(asyncssh.SSHServer):
                 asyncssh.OPEN_RESOURCE_SHORTAGE,
                 f"too many connections of {self.login.name}, or of all logins",
             )
-        if self.channels >= CHANNELS_MAX:
+        if len(self.sessions) >= CHANNELS_MAX:
             self._service.complaints.warning(
                 (self.login.name, "channels"),
                 "login %s from %s: more than %d channels in one connection refused",
@@ -276,9 +366,10 @@ class _Server(asyncssh.SSHServer):
             )
             return False
         # Counted now: many may be asked for before the first is open.
-        self.channels += 1
         principal = Principal(self.login.name, self.login.permissions, ip_address(self._peer))
-        return _Session(self._service, self, self.login, principal)
+        session = _Session(self._service, self, self.login, principal)
+        self.sessions.add(session)
+        return session
 
     def may_stay(self) -> bool:
         """Whether it could log in as it has done, and for as much, now."""
@@ -336,6 +427,7 @@ class SshService:
         self.tasking = tasking
         self.dialect = dialect
         self.complaints = Complaints(_LOG)
+        self.lists = _Lists()
         self._sockets = [_listen(address, port) for address, port in listen]
         self._connections: set[asyncio.Task[None]] = set()
         self._options = asyncssh.SSHServerConnectionOptions(
