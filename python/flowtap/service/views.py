@@ -133,7 +133,9 @@ class Views:
                 count = counts.get(each.criteria_id, each.carried)
                 value = self._numbers(each, count)
                 found.append(value | (_content(each, count) if is_own or approves else {}))
-        return {"intercepts": found, "pending_records": list(self._control.pending_ends)}
+        # Whose these were is not known any more; others must not learn their ids.
+        pending = self._control.pending_ends if PERMISSION_VIEW in principal.permissions else ()
+        return {"intercepts": found, "pending_records": list(pending)}
 
     def _numbers(self, intercept: Intercept, count: Count) -> dict[str, Any]:
         return {
