@@ -11,6 +11,7 @@ import logging
 from collections import defaultdict, deque
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Final, ParamSpec, Protocol, TypeVar
 
 from flowtap.control import Ended, Misread, PortError, Principal, Purged, Tasked
@@ -153,16 +154,24 @@ class TaskingLoop:
         try:
             sessions: dict[int, Session] = {}
             for (session, event), result in zip(batch, results.result(), strict=True):
-                session.answer(event, result, now.wall)
+                self._send(session, partial(session.answer, event, result, now.wall))
                 sessions[id(session)] = session
                 self._account(event, result, now)
                 self._tell(event, result, now)
             for session in sessions.values():
-                session.flush()
+                self._send(session, session.flush)
         except BaseException as error:  # noqa: BLE001 - raised by whoever runs the loop
             self._failed, self._is_over = error, True
             self._wake.set()
         self._serve()
+
+    def _send(self, session: Session, send: Callable[[], None]) -> None:
+        """Hands something to a session; that it fails is its own affair and nobody else's."""
+        try:
+            send()
+        except Exception as error:  # noqa: BLE001 - whatever it was
+            # Without its words: they may be those of the answer.
+            _LOG.error("an answer to %s was not sent: %s", session.principal.login, type(error).__name__)
 
     def _highest(self, csource_ids: Iterable[str]) -> dict[str, int]:
         """The highest numbers of control sources, and of those whose record is still missing."""

@@ -92,6 +92,31 @@ async def end(running: asyncio.Task[None]) -> None:
     await asyncio.gather(running, return_exceptions=True)
 
 
+@pytest.mark.parametrize("failing", ["answer", "flush"])
+def test_a_session_that_fails_is_alone_with_it(
+    scene: Scene, caplog: pytest.LogCaptureFixture, failing: str
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("192.0.2.1")
+
+    async def scenario() -> None:
+        tasking = tasking_of(scene)
+        running = asyncio.create_task(tasking.run())
+        broken, sound = Session(tasking, 1), Session(tasking, 2)
+        setattr(broken, failing, fail)
+        for session in (broken, sound):
+            session.ask(NoopRequest(V7, "md", "1"))
+        await asyncio.sleep(0.1)
+        sound.ask(NoopRequest(V7, "md", "2"))
+        await asyncio.wait_for(sound.all.wait(), TIMEOUT_S)
+        assert not running.done()
+        await end(running)
+
+    asyncio.run(scenario())
+    assert "an answer to md was not sent: RuntimeError" in caplog.text
+    assert "192.0.2.1" not in caplog.text
+
+
 def test_requests_that_come_together_share_transaction_table_and_write(scene: Scene) -> None:
     async def scenario() -> None:
         tasking = tasking_of(scene)
@@ -225,26 +250,28 @@ def test_a_number_that_cannot_be_kept_stops_no_stop_and_nobody_else(
     assert scene.running == (2,)
 
 
-def test_what_goes_wrong_ends_the_loop(scene: Scene) -> None:
+def test_what_goes_wrong_in_the_control_plane_ends_the_loop(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        message = "a slip"
+        raise ZeroDivisionError(message)
+
     async def scenario() -> None:
         tasking = tasking_of(scene)
         running = asyncio.create_task(tasking.run())
         session = Session(tasking, 2)
-
-        def fail() -> None:
-            message = "a slip"
-            raise ZeroDivisionError(message)
-
-        session.on_answer = fail
+        monkeypatch.setattr(scene.control, "handle_all", fail)
         session.ask(*adds(1))
         with pytest.raises(ZeroDivisionError, match="a slip"):
             await asyncio.wait_for(running, TIMEOUT_S)
+        monkeypatch.undo()
         session.ask(*adds(1))
         await asyncio.sleep(0.05)
-        assert len(session.results) == 1
+        assert not session.results
 
     asyncio.run(scenario())
-    assert [len(each) for each in scene.data_plane.installed] == [1]
+    assert not scene.data_plane.installed
 
 
 def test_the_end_waits_for_what_has_begun(scene: Scene) -> None:
