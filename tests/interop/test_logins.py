@@ -263,3 +263,22 @@ def test_packets_that_are_none_before_the_login(tap: Tap, payload: bytes) -> Non
             while peer.recv(4096):
                 pass
     tap.until("no login from 127.0.0.1")
+
+
+def test_a_login_without_a_control_source_stays_without(tmp_path: Path) -> None:
+    """It may log in; what it asks for gets no answer, with a reason in the log."""
+
+    async def ask(tap: Tap) -> None:
+        async with tap.client(timeout_s=1) as client:
+            with pytest.raises(TaskingError, match="no answer"):
+                await client.request(NoopRequest(V7, "md", "1"))
+
+    write_configuration(tmp_path, FOR_EVER)
+    path = tmp_path / "flowtap.toml"
+    path.write_text(path.read_text().replace("[control_source.md]\n", ""))
+    tap = start(tmp_path)
+    try:
+        asyncio.run(ask(tap))
+    finally:
+        end(tap)
+    assert "499 Unknown Control Source" in tap.log

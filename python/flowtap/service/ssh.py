@@ -270,6 +270,7 @@ class _Server(asyncssh.SSHServer):
         self.sessions: set[_Session] = set()
         self.is_full = False
         self._passwords = 0
+        self._has_source = False
 
     def connection_made(self, conn: asyncssh.SSHServerConnection) -> None:
         self._connection = conn
@@ -296,6 +297,7 @@ class _Server(asyncssh.SSHServer):
 
     def begin_auth(self, username: str) -> bool:
         self.login = self._service.logins.get(username)
+        self._has_source = self._service.logins.key_for(username) is not None
         self._may_come = self._service.logins.may_come_from(username, ip_address(self._peer))
         if self.login is not None and self.login.authorized_keys is not None and self._connection:
             if self._may_come:
@@ -378,7 +380,7 @@ class _Server(asyncssh.SSHServer):
             login is not None
             and logins.get(login.name) == login
             and logins.may_come_from(login.name, ip_address(self._peer))
-            and (PERMISSION_TASK not in login.permissions or logins.key_for(login.name) is not None)
+            and (not self._has_source or logins.key_for(login.name) is not None)
         )
 
     def close(self) -> None:
@@ -512,8 +514,7 @@ class SshService:
             )
             async with connection:
                 await connection.wait_closed()
-        except (OSError, asyncssh.Error, ValueError) as error:
-            # What cannot be decoded comes as a ValueError.
+        except Exception as error:  # noqa: BLE001 - asyncssh hands on whatever a packet has made it raise
             _LOG.info("connection from %s ended: %s", peer, type(error).__name__)
         finally:
             self.admission.release(ticket)
