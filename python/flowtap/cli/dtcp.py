@@ -14,6 +14,7 @@ import click
 
 from flowtap.cli.console import CommandError, Exit, Table, fail, print_json, print_table
 from flowtap.cli.mediate import parse_endpoint
+from flowtap.config import without_line_end
 from flowtap.dtcp import Key
 from flowtap.mediation import Client, SequenceNumbers
 
@@ -101,8 +102,8 @@ def dtcp(  # noqa: PLR0917 - click hands them by name
         port=port,
         is_udp=udp is not None,
         user=user,
-        key=Key(DEFAULT_KEY if key_file is None else _read(key_file)),
-        password=None if password_file is None else _read(password_file).decode("utf-8", "replace"),
+        key=Key(DEFAULT_KEY if key_file is None else without_line_end(_read(key_file))),
+        password=None if password_file is None else _read(password_file).decode("utf-8", "replace").strip(),
         identity=identity,
         known_hosts=known_hosts,
         timeout_s=timeout_s,
@@ -120,7 +121,7 @@ def _state_directory() -> Path:
 
 def _read(path: Path) -> bytes:
     try:
-        return path.read_bytes().strip()
+        return path.read_bytes()
     except OSError as error:
         fail(f"{path}: cannot be read: {error.strerror}", Exit.USAGE)
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-__all__ = ["LoadedConfiguration", "load", "read_secret"]
+__all__ = ["LoadedConfiguration", "load", "read_secret", "refuse_written_by_others", "without_line_end"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,7 @@ def load(path: Path) -> LoadedConfiguration:
         ConfigurationError: It cannot be read or is wrong; the message names every wrong key.
     """
     try:
+        refuse_written_by_others(path, "")
         text = path.read_bytes().decode()
     except UnicodeDecodeError:
         raise ConfigurationError(f"{path}: is not UTF-8 text", key="") from None
@@ -50,6 +51,11 @@ def load(path: Path) -> LoadedConfiguration:
         values = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigurationError(f"{path}: is not TOML: {error}", key="") from None
+    except RecursionError:
+        raise ConfigurationError(f"{path}: is not TOML that can be read: nested too deeply", key="") from None
+    except ValueError as error:
+        # Such as a number of more digits than Python reads.
+        raise ConfigurationError(f"{path}: is not TOML that can be read: {error}", key="") from None
     try:
         configuration = Configuration.model_validate(values)
     except ValidationError as error:
@@ -66,7 +72,7 @@ _PLAIN: Mapping[str, str] = {
 
 
 # Where a value may be of several types the path also names the type that was tried.
-_ALTERNATIVE = re.compile(r"[\[(]|^(?:IPv[46]Address|float|constrained-float)$")
+_ALTERNATIVE = re.compile(r"[\[(]|^(?:IPv[46]Address|bool|(?:constrained-)?(?:int|float))$")
 
 
 def _fault(error: ErrorDetails) -> tuple[str, str]:
@@ -80,8 +86,22 @@ def _fault(error: ErrorDetails) -> tuple[str, str]:
     return key, reason
 
 
+def refuse_written_by_others(path: Path, key: str) -> None:
+    """Refuses a file that decides who may do what and that others than its owner can change.
+
+    Raises:
+        ConfigurationError: They can; the key is the one that names the file.
+        OSError: There is no such file.
+    """
+    if path.stat().st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        named = f"{key}: {path}" if key else str(path)
+        raise ConfigurationError(f"{named}: others can change it; chmod go-w is right", key=key)
+
+
 def read_secret(configuration: LoadedConfiguration, name: str, key: str) -> bytes:
-    """Reads a file that nobody else may read; blanks and line ends around its content are cut off.
+    """Reads a file that nobody else may read; one line end behind its content is cut off, and no more.
+
+    A key may be any octets, blanks among them.
 
     Raises:
         ConfigurationError: It cannot be read, is empty, or others can read it.
@@ -89,11 +109,16 @@ def read_secret(configuration: LoadedConfiguration, name: str, key: str) -> byte
     path = configuration.locate(name)
     try:
         mode = path.stat().st_mode
-        content = path.read_bytes().strip()
+        content = path.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"{key}: {path}: cannot be read: {error.strerror}", key=key) from None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigurationError(f"{key}: {path}: others can read it; chmod 600 is right", key=key)
-    if not content:
+    if not content.strip():
         raise ConfigurationError(f"{key}: {path}: is empty", key=key)
-    return content
+    return without_line_end(content)
+
+
+def without_line_end(content: bytes) -> bytes:
+    """What a file holds, without the one line end that an editor puts behind it."""
+    return content.removesuffix(b"\r\n" if content.endswith(b"\r\n") else b"\n")

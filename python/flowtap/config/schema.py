@@ -5,7 +5,15 @@ from __future__ import annotations
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    field_validator,
+    model_validator,
+)
 
 __all__ = [
     "AuditSection",
@@ -46,7 +54,22 @@ def _network(value: object) -> IPv4Network | IPv6Network:
 Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
 NarrowestV4 = Annotated[int, Field(ge=0, le=32)]
 NarrowestV6 = Annotated[int, Field(ge=0, le=128)]
-Bound = Annotated[int, Field(ge=0)]
+Bound = Annotated[int, Field(ge=0, le=2**63 - 1)]
+
+
+def _file_name(value: str) -> str:
+    """Refuses what no system call takes, so that it is a fault of the file and not of whoever opens it."""
+    if not value or "\0" in value:
+        msg = "the name of a file is right: not empty, and without NUL"
+        raise ValueError(msg)
+    return value
+
+
+FileName = Annotated[str, AfterValidator(_file_name)]
+EXCLUDED_MAX = 1_024
+"""Most prefixes of one list, and most exclusions of a control source: the matcher takes twice as many, those
+of a filter among them."""
+Networks = Annotated[list[Network], Field(max_length=EXCLUDED_MAX)]
 Tunnel = Literal["gre", "vxlan", "gtpu", "ipip"]
 Permission = Literal["flow-tap", "flow-tap-control", "flow-tap-operation", "flow-tap-approval", "all"]
 
@@ -90,8 +113,8 @@ def _udp_endpoint(text: str) -> tuple[str, int]:
 class ReplaySection(_Section):
     """Captures instead of interfaces."""
 
-    files: Annotated[list[str], Field(min_length=1)]
-    pace: Literal["recorded", "fast"] | Annotated[float, Field(gt=0)] = "recorded"
+    files: Annotated[list[FileName], Field(min_length=1)]
+    pace: Literal["recorded", "fast"] | Annotated[float, Field(gt=0, allow_inf_nan=False)] = "recorded"
     loop: bool = False
     wait_for_criteria: bool | Bound = False
     """Begin when so many criteria are active; true stands for 1."""
@@ -159,9 +182,9 @@ class LoginUser(_Section):
     """One login."""
 
     login_class: Annotated[str, Field(alias="class")]
-    uid: Annotated[int, Field(ge=0)] | None = None
-    password_hash_file: str | None = None
-    authorized_keys_file: str | None = None
+    uid: Annotated[int, Field(ge=0, le=2**32 - 2)] | None = None
+    password_hash_file: FileName | None = None
+    authorized_keys_file: FileName | None = None
 
     @model_validator(mode="after")
     def _can_log_in(self) -> Self:
@@ -181,14 +204,14 @@ class LoginSection(_Section):
 class ControlSourceSection(_Section):
     """One control source; its name is the login's."""
 
-    key_file: str | None = None
+    key_file: FileName | None = None
     sequence: Literal["echo", "strict"] = "echo"
     notification_targets: list[str] = []
     notification_version: Literal["0.6", "0.7", "0.8"] | None = None
     addresses: list[Network] = []
     allowed_destinations: list[Name] = []
-    allowed_prefixes: list[Network] = []
-    excluded_prefixes: list[Network] = []
+    allowed_prefixes: Networks = []
+    excluded_prefixes: Networks = []
     narrowest_prefix_v4: NarrowestV4 = 0
     narrowest_prefix_v6: NarrowestV6 = 0
     max_criteria: Annotated[int, Field(ge=1, le=1_000_000)] = 10_000
@@ -259,7 +282,7 @@ class SshSection(_Section):
     """DTCP over SSH."""
 
     listen: Annotated[list[str], Field(min_length=1)] = ["0.0.0.0:32001"]
-    host_key_file: str
+    host_key_file: FileName
     connection_limit: Annotated[int, Field(ge=1, le=250)] = 75
     rate_limit: Annotated[int, Field(ge=1, le=250)] = 150
     dialect: Literal["vendor", "draft"] = "vendor"
@@ -294,7 +317,7 @@ class PolicySection(_Section):
     """What holds for every control source."""
 
     source_addresses: list[Network] = []
-    excluded_prefixes: list[Network] = []
+    excluded_prefixes: Networks = []
     narrowest_prefix_v4: NarrowestV4 = 0
     narrowest_prefix_v6: NarrowestV6 = 0
     max_criteria: Annotated[int, Field(ge=1, le=10_000_000)] = 1_000_000
@@ -307,20 +330,20 @@ class PolicySection(_Section):
 class StoreSection(_Section):
     """The journal and the audit log."""
 
-    path: str = "flowtap.db"
+    path: FileName = "flowtap.db"
     journal: bool = True
 
 
 class AuditSection(_Section):
     """Where the end of the audit log is written down for others to keep."""
 
-    anchor_file: str | None = None
+    anchor_file: FileName | None = None
 
 
 class ShowSection(_Section):
     """The local socket of ``flowtap show``."""
 
-    socket: str = "flowtap.sock"
+    socket: FileName = "flowtap.sock"
 
 
 class Configuration(_Section):
@@ -347,7 +370,14 @@ class Configuration(_Section):
             # Who asks over the local socket is known by his uid alone, and nobody approves his own request.
             msg = "login.user: two users have the same uid; every user needs one of his own"
             raise ValueError(msg)
+        everybody = self.policy.excluded_prefixes
         for name, source in self.control_source.items():
+            if len({*everybody, *source.excluded_prefixes}) > EXCLUDED_MAX:
+                msg = (
+                    f"control_source.{name}.excluded_prefixes: together with those of [policy] more than"
+                    f" {EXCLUDED_MAX:,}; fewer, wider prefixes are right"
+                )
+                raise ValueError(msg)
             if name not in self.login.user and not (source.key_file is not None and self.dtcp.udp.listen):
                 msg = (
                     f"control_source.{name}: there is no [login.user.{name}] for SSH, and no key_file with"

@@ -17,7 +17,8 @@ class Limits:
         name_octets: Longest control source or content destination name; the vendor's MIB has 48, so
             longer names would not fit into it, but names that come from a certificate may be longer.
         list_elements: Most elements of a Criteria-ID list.
-        filter_elements: Most elements of a list in a filter; the matcher reads no longer ones.
+        filter_elements: Most elements of a list in a filter; the matcher reads twice as many, exclusions
+            among them.
     """
 
     message_octets: int = 65_536

@@ -367,14 +367,21 @@ class Daemon:
         except ConfigurationError as error:
             _LOG.error("not reloaded: %s", error)
             return
-        self._checked_over_ssh.apply(strict_sources(configuration.values))
+        values = configuration.values
+        rules, limits, told = policy(values), rates(values), recipients(values)
+        # Nothing of the file can be wrong any more.
+        self._checked_over_ssh.apply(strict_sources(values))
         self._ssh.apply(logins)
         self._udp.logins = self._show.logins = logins
-        self._notifier.apply(recipients(configuration.values), logins)
-        await self._tasking.act(self._data_plane.limit, rates(configuration.values))
-        ended = await self._tasking.act(self._control.apply_policy, policy(configuration.values), clock.now())
+        self._notifier.apply(told, logins)
+        ended = await self._tasking.act(self._control.apply_policy, rules, clock.now())
         for each in ended:
             _LOG.warning("criteria %d of %s ended: no longer permitted", each.criteria_id, each.csource_id)
+        try:
+            await self._tasking.act(self._data_plane.limit, limits)
+        except PortError as error:
+            _LOG.error("reloaded, but for the rates of what runs already: %s", error)
+            return
         _LOG.info("reloaded %s; sources and listening addresses change with a restart", self._path)
 
     def _log_counters(self) -> None:

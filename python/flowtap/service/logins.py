@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import argon2
 import asyncssh
 
-from flowtap.config import read_secret
+from flowtap.config import read_secret, refuse_written_by_others
 from flowtap.control import PERMISSION_CHANGE, PERMISSION_VIEW
 from flowtap.dtcp import Key
 from flowtap.errors import ConfigurationError
@@ -126,7 +126,8 @@ def _login(configuration: LoadedConfiguration, name: str) -> Login:
     password_hash = None
     if user.password_hash_file is not None:
         key = f"{where}.password_hash_file"
-        password_hash = read_secret(configuration, user.password_hash_file, key).decode("utf-8", "replace")
+        content = read_secret(configuration, user.password_hash_file, key)
+        password_hash = content.decode("utf-8", "replace").strip()
         try:
             argon2.extract_parameters(password_hash)
         except argon2.exceptions.InvalidHashError:
@@ -136,6 +137,7 @@ def _login(configuration: LoadedConfiguration, name: str) -> Login:
         key = f"{where}.authorized_keys_file"
         path = configuration.locate(user.authorized_keys_file)
         try:
+            refuse_written_by_others(path, key)
             keys_text = path.read_text(encoding="utf-8")
             authorized_keys = asyncssh.import_authorized_keys(keys_text)
         except OSError as error:

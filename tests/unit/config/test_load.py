@@ -2,11 +2,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import asyncssh
 import pytest
 
 from flowtap.cli.main import run
 from flowtap.config import load, read_secret
+from flowtap.control.authorize import filter_reach
+from flowtap.dtcp import FilterText, Scope
 from flowtap.errors import ConfigurationError
+from flowtap.service.filters import FilterReader
+from flowtap.service.logins import Logins
+from flowtap.service.places import Places
+from flowtap.service.policy import policy
 
 GOOD = """
 [element]
@@ -121,6 +128,29 @@ def test_a_good_one(tmp_path: Path) -> None:
         ('host_key_file = "host_key"', "", "dtcp.ssh.host_key_file", "is missing"),
         ('name = "lab"', 'interfaces = ["eth0"]', "element", "one source is right"),
         ('[element.replay]\nfiles = ["a.pcap"]\npace = 1000', "", "element", "one source is right"),
+        # What no counter, clock or system call holds is a fault of the file.
+        (
+            '["cd1"]\n',
+            f'["cd1"]\nmax_bits_per_s = {2**63}\n',
+            "control_source.md.max_bits_per_s",
+            str(2**63 - 1),
+        ),
+        ("pace = 1000", "pace = inf", "element.replay.pace", "finite"),
+        (
+            "pace = 1000",
+            f"wait_for_criteria = {2**80}",
+            "element.replay.wait_for_criteria",
+            str(2**63 - 1),
+        ),
+        ('class = "tasker"', f'class = "tasker"\nuid = {2**32}', "login.user.md.uid", str(2**32 - 2)),
+        ('host_key_file = "host_key"', 'host_key_file = "a\\u0000"', "dtcp.ssh.host_key_file", "without NUL"),
+        ('files = ["a.pcap"]', 'files = ["a\\u0000"]', "element.replay.files[0]", "without NUL"),
+        (
+            'password_hash_file = "hash"',
+            'password_hash_file = ""',
+            "login.user.md.password_hash_file",
+            "not empty",
+        ),
     ],
 )
 def test_every_wrong_key_is_named(before: str, after: str, key: str, words: str, tmp_path: Path) -> None:
@@ -144,7 +174,12 @@ def test_all_faults_at_once(tmp_path: Path) -> None:
 
 
 def test_files_that_are_no_configuration(tmp_path: Path) -> None:
-    for content, words in ((b"\xff", "UTF-8"), (b"[", "TOML")):
+    for content, words in (
+        (b"\xff", "UTF-8"),
+        (b"[", "TOML"),
+        (b"a = " + b"[" * 20_000, "nested too deeply"),
+        (b"a = " + b"1" * 5_000, "digits"),
+    ):
         (tmp_path / "f.toml").write_bytes(content)
         with pytest.raises(ConfigurationError, match=words):
             load(tmp_path / "f.toml")
@@ -166,8 +201,16 @@ def test_secrets_are_nobody_else_s(tmp_path: Path) -> None:
             read_secret(loaded, "secret", "the.key")
         assert caught.value.key == "the.key"
         assert "abc" not in str(caught.value)
-    secret.write_bytes(b"abc\n")
-    assert read_secret(loaded, "secret", "the.key") == b"abc"
+    # A key may be any octets; an editor's line end is none of them.
+    for content, octets in (
+        (b"abc\n", b"abc"),
+        (b"abc\r\n", b"abc"),
+        (b" abc\t\n\n", b" abc\t\n"),
+        (b"\x20\x0b\x0c\x0d", b"\x20\x0b\x0c\x0d"),
+        (b"abc\r", b"abc\r"),
+    ):
+        secret.write_bytes(b"x" + content)
+        assert read_secret(loaded, "secret", "the.key") == b"x" + octets
     with pytest.raises(ConfigurationError, match="cannot be read"):
         read_secret(loaded, "missing", "the.key")
 
@@ -183,6 +226,41 @@ def test_config_check_looks_at_the_files_too(tmp_path: Path, capsys: pytest.Capt
             (tmp_path / name).chmod(0o600)
         assert run(["config", "check", str(path)]) == 3
         assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("mode", [0o664, 0o646])
+def test_files_that_others_can_change_decide_nothing(mode: int, tmp_path: Path) -> None:
+    path = write(tmp_path, GOOD.replace('password_hash_file = "hash"', 'authorized_keys_file = "keys"'))
+    asyncssh.generate_private_key("ssh-ed25519").write_public_key(tmp_path / "keys")
+    (tmp_path / "keys").chmod(0o644)
+    path.chmod(0o644)
+    Logins(load(path))
+    (tmp_path / "keys").chmod(mode)
+    with pytest.raises(ConfigurationError, match=r"authorized_keys_file: .*others can change it"):
+        Logins(load(path))
+    path.chmod(mode)
+    with pytest.raises(ConfigurationError, match="others can change it"):
+        load(path)
+
+
+def test_as_many_exclusions_as_the_matcher_takes(tmp_path: Path) -> None:
+    """With a filter that is as long as tasking may make it something is left."""
+
+    def excluding(own: int, everybody: int) -> Path:
+        lists = [
+            ", ".join(f'"10.{tens}.{at // 256}.{at % 256}"' for at in range(count))
+            for tens, count in ((1, own), (2, everybody))
+        ]
+        text = GOOD.replace('["cd1"]\n', f'["cd1"]\nexcluded_prefixes = [{lists[0]}]\n')
+        return write(tmp_path, f"{text}[policy]\nexcluded_prefixes = [{lists[1]}]\n")
+
+    for own, everybody in ((1_025, 0), (0, 1_025), (1_000, 25)):
+        with pytest.raises(ConfigurationError, match=r"excluded_prefixes: .*1,?024"):
+            load(excluding(own, everybody))
+    source = policy(load(excluding(1_000, 24)).values).control_sources["md"]
+    assert len(source.excluded) == 1_024
+    elements = ",".join(f"192.0.{at // 256}.{at % 256}" for at in range(1_024))
+    filter_reach(source, FilterText(source=elements), Scope(), FilterReader(Places([], {}, {})))
 
 
 @pytest.mark.ledger("T-015")

@@ -14,8 +14,8 @@ use super::ranges::{self, Number};
 use super::set::{AddressSet, NumberSet};
 use super::{CriteriaError, Field};
 
-/// Elements that one list may have.
-pub const MAXIMUM_ELEMENTS: usize = 1024;
+/// Elements that one list may have: as many as tasking may write, and as many exclusions.
+pub const MAXIMUM_ELEMENTS: usize = 2048;
 
 /// Why a list is wrong: unreadable, or readable and impossible.
 enum Fault {

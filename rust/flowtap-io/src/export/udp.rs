@@ -185,10 +185,6 @@ fn is_broadcast(source: IpAddr) -> bool {
     let IpAddr::V4(source) = source else {
         return false;
     };
-    let v4 = |address: Option<SockaddrStorage>| {
-        let address = address?;
-        address.as_sockaddr_in().map(SockaddrIn::ip)
-    };
     getifaddrs().is_ok_and(|mut interfaces| {
         interfaces.any(|interface| {
             let is_shared = interface.flags.contains(InterfaceFlags::IFF_BROADCAST);
