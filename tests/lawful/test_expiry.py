@@ -37,6 +37,7 @@ from flowtap.dtcp import (
     IdRange,
     Parameter,
     RefreshRequest,
+    RefreshResult,
     Status,
     Timeouts,
 )
@@ -214,6 +215,30 @@ def test_with_a_longest_lifetime_everything_ends_static_or_not(
     assert len(scene.expire(60)) == 1
     assert scene.running == ()
     scene.store.close()
+
+
+def test_with_a_longest_lifetime_no_refresh_goes_beyond_it(tmp_path: Path) -> None:
+    """It is counted from the ADD on, however often somebody asks for more, and over a restart of the host."""
+    scene = Scene(tmp_path, max_lifetime_s=60)
+    number = scene.added(static=False, timeouts=Timeouts(total_s=30))
+    for at in (20, 40.5):
+        result = scene.refresh(at, cdest_id="cd1", timeouts=Timeouts(total_s=30))
+        assert isinstance(result, RefreshResult)
+    (shown,) = scene.control.intercepts
+    assert (shown.timeouts.total_s, scene.control.next_deadline_ns()) == (20, now(60).monotonic_ns)
+    scene.store.close()
+    again = Scene(tmp_path, max_lifetime_s=60)
+    again.restore(50)
+    assert isinstance(again.refresh(55, cdest_id="cd1", timeouts=Timeouts(total_s=60)), RefreshResult)
+    assert again.control.next_deadline_ns() == now(60).monotonic_ns
+    # Stricter than when it began: what has lasted so long gets no more.
+    again.control.apply_policy(policy(max_lifetime_s=50), now(56))
+    result = again.refresh(57, cdest_id="cd1", timeouts=Timeouts(total_s=1))
+    assert isinstance(result, ErrorResult)
+    assert result.status is Status.IMPROPER_TIMEOUT
+    assert again.expire(59.5) == []
+    assert [each.intercept.criteria_id for each in again.expire(60)] == [number]
+    again.store.close()
 
 
 def test_with_a_longest_lifetime_nothing_can_ask_for_more(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ class Intercepts:
         self._all: dict[int, Intercept] = {}
         self._own: dict[str, dict[int, Intercept]] = {}
         self._timed: dict[int, Intercept] = {}
-        self._destinations: Counter[str] = Counter()
+        self._destinations: dict[str, Counter[str]] = {}
 
     def __len__(self) -> int:
         return len(self._all)
@@ -48,10 +48,9 @@ class Intercepts:
         """Those that something other than a DELETE can end; a view."""
         return self._timed.values()
 
-    @property
-    def destinations(self) -> Mapping[str, int]:
-        """Content destinations, and how many intercepts use each; a view."""
-        return MappingProxyType(self._destinations)
+    def destinations(self, csource_id: str) -> Mapping[str, int]:
+        """Content destinations of one control source, and how many of its intercepts use each; a view."""
+        return MappingProxyType(self._destinations.get(csource_id, {}))
 
     def put(self, intercepts: Iterable[Intercept]) -> None:
         """Takes intercepts in, in place of those with the same ids."""
@@ -62,7 +61,7 @@ class Intercepts:
             # One that takes the place of another keeps its place in the order of ids.
             self._all[each.criteria_id] = each
             self._own.setdefault(each.csource_id, {})[each.criteria_id] = each
-            self._destinations.update(each.cdest_ids)
+            self._destinations.setdefault(each.csource_id, Counter()).update(each.cdest_ids)
             if lifetime.ends(each):
                 self._timed[each.criteria_id] = each
 
@@ -82,8 +81,11 @@ class Intercepts:
 
     def _forget(self, intercept: Intercept) -> None:
         """Takes an intercept out of what is not ordered by id."""
-        self._destinations.subtract(intercept.cdest_ids)
+        used = self._destinations[intercept.csource_id]
+        used.subtract(intercept.cdest_ids)
         for name in intercept.cdest_ids:
-            if not self._destinations[name]:
-                del self._destinations[name]
+            if not used[name]:
+                del used[name]
+        if not used:
+            del self._destinations[intercept.csource_id]
         self._timed.pop(intercept.criteria_id, None)

@@ -214,12 +214,13 @@ def _moved(intercept: Intercept, row: JournalRow, usage: Usage, boot_id: str, no
         idle_since_ns = max(idle_since_ns, last_match_ns)
     elif last_match_ns is not None and usage.until is not None:
         idle_since_ns = max(idle_since_ns, last_match_ns + _shift_ns(usage.until, now))
-    end_ns = intercept.order_end_ns
+    end_ns, added_ns = intercept.order_end_ns, intercept.added_ns
     return replace(
         intercept,
         total_since_ns=intercept.total_since_ns + shift_ns,
         idle_since_ns=idle_since_ns,
         order_end_ns=None if end_ns is None else end_ns + shift_ns,
+        added_ns=None if added_ns is None else added_ns + shift_ns,
         carried=Count(count.packets, count.octets),
     )
 

@@ -73,7 +73,7 @@ class ControlSource:
         narrowest_v4: Criteria must be at least as narrow as an IPv4 prefix of this length; 0 for no bound.
         narrowest_v6: The same for IPv6.
         max_criteria: Most criteria at one time.
-        max_lifetime_s: Longest lifetime of a criterion, static ones too; 0 for no bound.
+        max_lifetime_s: Longest lifetime of a criterion from its ADD on, static ones too; 0 for no bound.
         minimum_priority: Is added to the priority of its criteria; the lower number is the better one.
         needs_order: Every ADD must name an order and its end.
         needs_approval: Every ADD must be approved by somebody else before anything is copied.
@@ -135,7 +135,7 @@ class Policy:
         content_destinations: By Cdest-ID.
         outer_sources: Source addresses that outer headers may have; empty for any.
         max_criteria: Most criteria of all control sources together.
-        max_content_destinations: Most content destinations that tasking may create.
+        max_content_destinations: Most content destinations that the tasking of one control source may create.
         duplicates_dropped_period_s: How often a control source is told that copies are lost.
     """
 
@@ -192,6 +192,7 @@ class Intercept:
         excluded: Addresses whose packets are not copied, whatever the filter says.
         order: The order that it carries out; empty where none was named.
         order_end_ns: When that order ends, on the monotonic clock.
+        added_ns: When it was accepted, on the monotonic clock.
         state: Whether it copies.
         approved_by: The login that has approved it; empty where that was not needed.
         scope: Where packets must pass, as written.
@@ -221,6 +222,7 @@ class Intercept:
     excluded: tuple[str, ...] = ()
     order: str = ""
     order_end_ns: int | None = None
+    added_ns: int | None = None
     state: State = State.ACTIVE
     approved_by: str = ""
     scope: Scope = field(default=Scope())

@@ -218,21 +218,26 @@ class ControlPlane:
             criteria_id=self._last_id + 1,
             now=now,
         )
-        self._check_destinations(request, beside)
+        self._check_destinations(request, source.id, beside)
         self._last_id += 1
         return intercept
 
-    def _check_destinations(self, request: AddRequest, beside: Collection[Intercept]) -> None:
-        """Refuses a content destination that tasking would create beyond the bound [DTCP App. A.3]."""
+    def _check_destinations(
+        self, request: AddRequest, csource_id: str, beside: Collection[Intercept]
+    ) -> None:
+        """Refuses a content destination that tasking would create beyond the bound [DTCP App. A.3].
+
+        A control source has its own bound: those of others are neither in its way nor its business.
+        """
         known = self._policy.content_destinations
-        new = {name for name in request.cdest_ids if name not in known}
-        new -= self._running.destinations.keys()
+        used = self._running.destinations(csource_id).keys()
+        new = {name for name in request.cdest_ids if name not in known} - used
         if not new:
             return
-        created = {name for each in beside for name in each.cdest_ids} | self._running.destinations.keys()
-        created = (created | new) - known.keys()
+        created = {name for each in beside if each.csource_id == csource_id for name in each.cdest_ids}
+        created = (created | used | new) - known.keys()
         if len(created) > self._policy.max_content_destinations:
-            info = "the tap takes no more content destinations"
+            info = "the tap takes no more content destinations of this control source"
             raise Refused(Status.MAX_CONTENT_DESTINATIONS_EXCEEDED, info)
 
     def _delete(self, waiting: list[Tasked], now: Now) -> list[Result]:

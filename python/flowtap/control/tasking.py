@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from flowtap.control import authorize
 from flowtap.control.authorize import Refused
-from flowtap.control.model import Intercept, State
+from flowtap.control.model import NANOSECONDS, Intercept, State
 from flowtap.dtcp.grammar import name_list_text
 from flowtap.dtcp.messages import Parameter, Timeouts
 from flowtap.dtcp.status import Status
@@ -62,6 +62,7 @@ def make_intercept(
         excluded=source.excluded,
         order=order,
         order_end_ns=order_end_ns,
+        added_ns=now.monotonic_ns,
         state=State.PENDING if source.needs_approval else State.ACTIVE,
     )
 
@@ -72,7 +73,8 @@ def refreshed(
     """The intercept with the time-outs that a REFRESH names; the others run on [DTCP §5.8].
 
     A static intercept counts as refreshed and stays without time-outs: REFRESH can neither make nor
-    unmake it. The end of an order is not touched.
+    unmake it. The end of an order is not touched, and a lifetime that policy bounds is so from the ADD on: a
+    REFRESH that goes beyond it lasts until then.
 
     Raises:
         Refused: The lifetime asked for is longer than policy allows.
@@ -97,7 +99,34 @@ def refreshed(
         packets=old.packets if asked.packets is None else asked.packets,
         octets=old.octets if asked.octets is None else asked.octets,
     )
-    return replace(changed, timeouts=timeouts)
+    changed = replace(changed, timeouts=timeouts)
+    if source.max_lifetime_s and asked.total_s is not None:
+        return _within(changed, asked.total_s, source.max_lifetime_s)
+    return changed
+
+
+def _within(intercept: Intercept, total_s: int, longest_s: int) -> Intercept:
+    """The intercept, which begins its lifetime anew, but lasts no longer than that from its ADD on.
+
+    Raises:
+        Refused: It has lasted as long by now, since policy is stricter than it was.
+    """
+    # Older journals do not say when the ADD was.
+    added_ns = intercept.total_since_ns if intercept.added_ns is None else intercept.added_ns
+    latest_ns = added_ns + longest_s * NANOSECONDS
+    left_ns = latest_ns - intercept.total_since_ns
+    if left_ns <= 0:
+        info = f"criteria {intercept.criteria_id} have lasted as long as policy allows, {longest_s} seconds"
+        raise Refused(Status.IMPROPER_TIMEOUT, info, Parameter("Timeout-Total", str(total_s)))
+    if total_s * NANOSECONDS <= left_ns:
+        return intercept
+    total_s = -(-left_ns // NANOSECONDS)
+    return replace(
+        intercept,
+        # A second that has begun counts as a whole one; the end is exact.
+        total_since_ns=latest_ns - total_s * NANOSECONDS,
+        timeouts=replace(intercept.timeouts, total_s=total_s),
+    )
 
 
 def _destination(request: AddRequest, at: int, policy: Policy) -> tuple[Delivery, bool]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -76,6 +76,7 @@ class Criterion:
     active: bool
     excluded: tuple[str, ...]
     order_end_ns: int | None = None
+    added_ns: int = 0
     refreshes: int = 0
     packets_base: int = 0
     octets_base: int = 0
@@ -271,10 +272,9 @@ class PlainRegistry:
 
     def why_not_created(self, spec: Spec, beside: list[Criterion]) -> int | None:
         """The code that refuses a content destination too many."""
-        in_use = {name for each in self.running.values() for name in each.spec.cdests}
-        created = (in_use | {name for each in beside for name in each.spec.cdests} | set(spec.cdests)) - set(
-            self.policy.limits
-        )
+        in_use = {name for each in self.own(spec.login) for name in each.spec.cdests}
+        added = {name for each in beside if each.login == spec.login for name in each.spec.cdests}
+        created = (in_use | added | set(spec.cdests)) - set(self.policy.limits)
         is_new = set(spec.cdests) - set(self.policy.limits) - in_use
         return 551 if is_new and len(created) > self.policy.most_destinations else None
 
@@ -314,6 +314,7 @@ class PlainRegistry:
                     active=not source.needs_approval,
                     excluded=source.excluded,
                     order_end_ns=None if spec.order_s is None else self.ns + int(spec.order_s * S),
+                    added_ns=self.ns,
                 )
             )
             answers.append(("added", self.last_id))
@@ -384,7 +385,11 @@ class PlainRegistry:
         if isinstance(selected, list) and selected:
             if self.counts_fail:
                 return 500
-            if longest_s and times.total_s is not None and not 0 < times.total_s <= longest_s:
+            is_asked = bool(longest_s) and times.total_s is not None
+            latest = [each.added_ns + longest_s * S for each in selected if not each.spec.static]
+            if is_asked and (
+                not 0 < (times.total_s or 0) <= longest_s or any(at <= self.ns for at in latest)
+            ):
                 selected = 433
         if isinstance(selected, int):
             self.refuse()
@@ -407,6 +412,7 @@ class PlainRegistry:
                     each.idle_since_ns = self.ns
                 if times.total_s is not None:
                     each.total_since_ns = self.ns
+                    self.shorten(each, longest_s)
                 if times.packets is not None:
                     each.packets_base = each.packets
                 if times.octets is not None:
@@ -416,6 +422,15 @@ class PlainRegistry:
             return 500
         self.seen["refreshed"] += len(changed)
         return "refreshed", len(changed)
+
+    def shorten(self, each: Criterion, longest_s: int) -> None:
+        """A lifetime that has begun anew goes not beyond the longest one, in whole seconds begun."""
+        latest_ns = each.added_ns + longest_s * S
+        if longest_s and self.ns + (each.timeouts.total_s or 0) * S > latest_ns:
+            seconds = math.ceil((latest_ns - self.ns) / S)
+            each.timeouts = replace(each.timeouts, total_s=seconds)
+            each.total_since_ns = latest_ns - seconds * S
+            self.seen["refreshed until its longest"] += 1
 
     def entries(self, login: str, ids: tuple[IdRange, ...] | None, cdest: str | None) -> Answer:
         selected = self.select(login, ids, cdest, set())
@@ -616,6 +631,7 @@ class PlainRegistry:
             shift_ns = 0 if written.boot == self.boot else self.moved(written.ns, written.wall)
             each.total_since_ns += shift_ns
             each.idle_since_ns += shift_ns
+            each.added_ns += shift_ns
             if each.order_end_ns is not None:
                 each.order_end_ns += shift_ns
             if known is not None and known.last_match_ns is not None:

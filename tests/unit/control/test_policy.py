@@ -288,14 +288,17 @@ def test_content_destinations_that_tasking_creates(scene: Scene) -> None:
     scene.control.apply_policy(replace(policy(), max_content_destinations=2), now())
     two: dict[str, Any] = {"cdest_ids": ("one", "two"), "deliveries": (OTHER_DELIVERY, OTHER_DELIVERY)}
     scene.added(**two)
-    scene.added("md2", **two)
     scene.added()
+    # What others have is neither in the way nor to be seen.
+    for at in range(2):
+        scene.added("md2", cdest_ids=(f"other{at}",), deliveries=(OTHER_DELIVERY,))
+    scene.added(**two)
     result = scene.add(cdest_ids=("three",), deliveries=(OTHER_DELIVERY,))
     assert isinstance(result, ErrorResult)
     assert result.status is Status.MAX_CONTENT_DESTINATIONS_EXCEEDED
     scene.delete(1)
     assert isinstance(scene.add(cdest_ids=("three",), deliveries=(OTHER_DELIVERY,)), ErrorResult)
-    scene.delete(2, login="md2")
+    scene.delete(5)
     scene.added(cdest_ids=("three",), deliveries=(OTHER_DELIVERY,))
 
 

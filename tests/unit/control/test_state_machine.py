@@ -120,7 +120,14 @@ def real_policy(plain: PlainPolicy) -> Policy:
 EVERYTHING = {
     *("added", "listed", "refreshed", "approved", "rejected", "static stays", "timed out", "purged"),
     *("start failed", "stop not taken", "stop not recorded", "change not taken"),
-    *("policy ended", "policy not enforced", "narrowing not recorded", "restored", "ended by a restart"),
+    *(
+        "policy ended",
+        "policy not enforced",
+        "narrowing not recorded",
+        "refreshed until its longest",
+        "restored",
+        "ended by a restart",
+    ),
     *(f"add {code}" for code in (400, 430, 432, 433, 550, 551)),
     *(f"delete {code}" for code in (430, 431)),
     *(f"refresh {code}" for code in (430, 431, 433)),
@@ -427,6 +434,14 @@ class Registries(RuleBasedStateMachine):
         self.add([replace(each, login="md", static=True) for each in batch])
         self.refresh("md", "all", Timeouts(idle_s=20, total_s=total_s))
 
+    @rule(total_s=st.sampled_from([5, 20, 30]), passed=st.sampled_from([4, 7.5, 25]))
+    def nobody_lives_for_ever(self, total_s: int, passed: float) -> None:
+        self.reload(4)
+        self.add([Spec("md", static=False, timeouts=Timeouts(total_s=30))])
+        for _ in range(3):
+            self.time_passes(passed, 0)
+            self.refresh("md", "all", Timeouts(total_s=total_s))
+
     @rule(login=logins, idle_s=st.sampled_from([0, 5, 60]), passed=st.sampled_from([1, 4]))
     def what_was_busy_is_given_time_anew(self, login: str, idle_s: int, passed: float) -> None:
         self.add([Spec(login, static=False, timeouts=Timeouts(idle_s=20, total_s=60))])
@@ -587,6 +602,7 @@ def known(each: Intercept) -> dict[str, Any]:
         "last_refresh": each.last_refresh,
         "refreshes": each.refreshes,
         "order_end": each.order_end_ns,
+        "added_ns": each.added_ns,
         "excluded": each.excluded,
         "bases": (each.packets_base, each.octets_base),
         "carried": (each.carried.packets, each.carried.octets),
@@ -609,6 +625,7 @@ def plainly_known(each: Criterion) -> dict[str, Any]:
         "last_refresh": each.last_refresh,
         "refreshes": each.refreshes,
         "order_end": each.order_end_ns,
+        "added_ns": each.added_ns,
         "excluded": each.excluded,
         "bases": (each.packets_base, each.octets_base),
         "carried": each.carried,
