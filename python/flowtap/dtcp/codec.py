@@ -68,6 +68,8 @@ TIMEOUT_PARAMETERS: Final[Mapping[str, str]] = {
     "timeout-bytes": "octets",
 }
 _ENVELOPE: Final = frozenset({"csource-id", "seq", "authentication-info"})
+_NEEDED: Final = ("csource-id", "seq")
+_NAMED: Final = max(map(len, _NEEDED))
 _BY_METHOD: Final[Mapping[str, frozenset[str]]] = {
     "ADD": frozenset(
         # The vendor's own IPVersion stands without "X-".
@@ -122,11 +124,26 @@ class Envelope:
     start_line: str
     csource_id: str
     seq: str
-    parameters: tuple[Parameter, ...]
+    lines: tuple[str, ...]
+    """Those of the parameters, not read yet."""
+
+    def parameters(self) -> tuple[Parameter, ...]:
+        """All of them; a line that is none stands with an empty name."""
+        return tuple(_parameter(line, at) for at, line in enumerate(self.lines, start=2))
+
+
+def _parameter(line: str, at: int) -> Parameter:
+    try:
+        return grammar.parameter(line, at)
+    except SyntaxFault:
+        # Reported when the method is known.
+        return Parameter("", line, at)
 
 
 def open_envelope(text: bytes, limits: Limits) -> Envelope:
     """Finds Csource-ID and Seq, without which a request cannot be authenticated [DTCP §4.4].
+
+    Nobody vouches for the message yet, so that nothing else of it is read.
 
     Args:
         text: The message up to its Authentication-Info line.
@@ -137,18 +154,11 @@ def open_envelope(text: bytes, limits: Limits) -> Envelope:
     """
     start_line, *lines = grammar.split_lines(text.rstrip(b"\r\n"))
     found: dict[str, Parameter] = {}
-    parameters = []
     for at, line in enumerate(lines, start=2):
-        try:
-            given = grammar.parameter(line, at)
-        except SyntaxFault:
-            # Reported when the request is known to be authentic.
-            parameters.append(Parameter("", line, at))
-            continue
-        parameters.append(given)
-        name = given.name.lower()
-        # Of parameters that are given twice the first one counts [DTCP §5].
-        found.setdefault(name, given)
+        if line[:_NAMED].lower().startswith(_NEEDED):
+            given = _parameter(line, at)
+            # Of parameters that are given twice the first one counts [DTCP §5].
+            found.setdefault(given.name.lower(), given)
     for name in ("Csource-ID", "Seq"):
         if name.lower() not in found:
             raise SyntaxFault(f"{name} is missing")
@@ -157,7 +167,7 @@ def open_envelope(text: bytes, limits: Limits) -> Envelope:
     csource_id = grammar.name_list(found["csource-id"], limits)
     if len(csource_id) != 1:
         raise SyntaxFault("Csource-ID: one name is right")
-    return Envelope(start_line, csource_id[0], seq.value, tuple(parameters))
+    return Envelope(start_line, csource_id[0], seq.value, tuple(lines))
 
 
 def parse_request(envelope: Envelope, limits: Limits) -> Request:
@@ -175,7 +185,7 @@ def parse_request(envelope: Envelope, limits: Limits) -> Request:
     if method not in _BY_METHOD:
         info = f"method {method} is not implemented; ADD, DELETE, REFRESH, LIST and NOOP are"
         raise SyntaxFault(info, status=Status.NOT_IMPLEMENTED)
-    given = _collect(method, envelope.parameters)
+    given = _collect(method, envelope.parameters())
     return _PARSERS[method](version, envelope, given, limits)
 
 

@@ -170,10 +170,7 @@ class ServerConnection:
         except LookupError:
             return None
         if message is None:
-            reason = (
-                f"a message of more than {self._limits.message_octets} octets or {self._limits.lines} lines"
-            )
-            return Rejected(Status.INVALID_AUTHENTICATION, reason)
+            return _too_long(self._limits)
         return read_request(
             message, self._limits, self._keys, principal=self._principal, sequences=self._sequences
         )
@@ -229,6 +226,8 @@ def read_request(
         principal: The login's name where the message came over a login's stream.
         sequences: The sequence numbers, None where they are not checked.
     """
+    if len(message) > limits.message_octets or message.rstrip(b"\r\n").count(b"\n") >= limits.lines:
+        return _too_long(limits)
     text, given = authentication.split(message)
     if given is None:
         return Rejected(Status.INVALID_AUTHENTICATION, "no Authentication-Info as the last line")
@@ -254,6 +253,11 @@ def read_request(
         method = envelope.start_line.partition(" ")[0][:_METHOD_CHARACTERS]
         return RequestRefused(version, envelope.csource_id, envelope.seq, error, highest, rolled_over, method)
     return RequestReceived(request, highest, rolled_over)
+
+
+def _too_long(limits: Limits) -> Rejected:
+    reason = f"a message of more than {limits.message_octets} octets or {limits.lines} lines"
+    return Rejected(Status.INVALID_AUTHENTICATION, reason)
 
 
 def _unauthentic(

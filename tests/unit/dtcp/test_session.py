@@ -24,6 +24,7 @@ from flowtap.dtcp import (
     Status,
     Timeouts,
     Version,
+    grammar,
 )
 from flowtap.dtcp.render import render_datagrams, render_request, sign
 from flowtap.dtcp.reply import ReplyError
@@ -362,3 +363,35 @@ def test_the_package_names_its_client_and_nothing_that_it_has_not() -> None:
     assert dtcp.Client.__name__ == "Client"
     with pytest.raises(AttributeError, match="Server"):
         dtcp.Server  # noqa: B018 - the attribute is the matter
+
+
+@pytest.mark.ledger("T-043")
+@pytest.mark.parametrize("end", [b"", b"\r\n"])
+def test_a_datagram_has_as_many_lines_as_a_message_of_a_stream(end: bytes) -> None:
+    """Before anybody vouches for it, nothing of a message is read that is not needed for that."""
+    limits = dtcp.Limits(lines=8)
+    for more, is_read in ((4, True), (5, False)):
+        lines = "".join(f"X-A{at}: b\r\n" for at in range(more))
+        message = (
+            sign(f"NOOP DTCP/0.7\r\n{lines}Csource-ID: md\r\nSeq: 1\r\n", KEY).removesuffix(b"\r\n") + end
+        )
+        event = dtcp.read_request(message, limits, Keys())
+        assert isinstance(event, dtcp.RequestReceived if is_read else dtcp.Rejected), more
+        connection = dtcp.ServerConnection(limits=limits, keys=Keys())
+        connection.receive_data(message.removesuffix(end) + b"\r\n")
+        assert isinstance(connection.next_event(), type(event))
+
+
+def test_nothing_is_read_of_what_nobody_vouches_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    parameter = grammar.parameter
+
+    def reading(line: str, at: int) -> Parameter:
+        read.append(line)
+        return parameter(line, at)
+
+    monkeypatch.setattr(grammar, "parameter", reading)
+    lines = "".join(f"X-A{at}: b\r\n" for at in range(200))
+    message = sign(f"NOOP DTCP/0.7\r\n{lines}Csource-ID: md\r\nSeq: 1\r\n", dtcp.Key(b"wrong"))
+    assert isinstance(dtcp.read_request(message, dtcp.Limits(), Keys()), dtcp.Rejected)
+    assert read == ["Csource-ID: md", "Seq: 1"]
