@@ -137,6 +137,11 @@ class _SqlTransaction:
         self._ends.append({"number": criteria_id, "when": when.isoformat(), "why": reason})
 
     @property
+    def starting(self) -> int:
+        """How many it starts."""
+        return len(self._starts)
+
+    @property
     def ended(self) -> frozenset[int]:
         """What it ends."""
         return frozenset(row["number"] for row in self._ends)
@@ -198,6 +203,7 @@ class SqlStore:
         self._boot_id = clock.boot_id()
         self._lock: int | None = None
         self._marks: EndMarks | None = None
+        self._running = 0
         self._last_record: tuple[int, str] | None = None
         self._engine = sql.create_engine(
             sql.URL.create("sqlite", database=str(path)),
@@ -246,6 +252,9 @@ class SqlStore:
                 _upgrade(connection)
             _METADATA.create_all(connection)
             connection.exec_driver_sql(f"PRAGMA user_version = {SCHEMA_VERSION}")
+            count = sql.select(sql.func.count(_INTERCEPTS.c.criteria_id))
+            self._running = connection.execute(count.where(_INTERCEPTS.c.ended.is_(None))).scalar_one()
+        self._marks.reserve(self._running)
         _lengthen(path.with_name(f"{path.name}-wal"))
 
     @contextmanager
@@ -259,7 +268,11 @@ class SqlStore:
         with _database_errors(), self._engine.begin() as connection:
             transaction = _SqlTransaction(connection, self, known)
             yield transaction
+            running = self._running + transaction.starting
+            if transaction.starting and self._marks is not None and not self._marks.reserve(running):
+                raise StoreError("the store failed: no room to mark what has ended")
             last = transaction.write()
+        self._running = max(running - len(transaction.ended), 0)
         # After a failure, whose effect is not known, it is read again.
         self._last_record = last or known
         if self._marks is not None and transaction.ended & self._marks.ids:

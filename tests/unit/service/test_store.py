@@ -1,24 +1,49 @@
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sqlite3
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from datetime import datetime
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from scene import DELIVERY
 
-from flowtap.control import AuditRecord, PortError, verify
+from flowtap.control import AuditRecord, Intercept, PortError, verify
 from flowtap.control.journal import from_text
+from flowtap.dtcp import FilterText, Timeouts
 from flowtap.errors import ConfigurationError
 from flowtap.service import clock
-from flowtap.service.marks import IDS_MAX
 from flowtap.service.store import SqlStore
 
 NOW = datetime(2026, 3, 2, 10, 0, 0)  # noqa: DTZ001 - as the protocol
+
+
+INTERCEPT = Intercept(
+    criteria_id=1,
+    csource_id="md",
+    csource_address=ip_address("192.0.2.10"),
+    login="md",
+    cdest_ids=("cd1",),
+    deliveries=(DELIVERY,),
+    refuse_oversize=(False,),
+    filter=FilterText(source="192.0.2.1"),
+    timeouts=Timeouts(),
+    static=True,
+    send_async=False,
+    priority=1,
+    extensions=(),
+    added=NOW,
+    total_since_ns=0,
+    idle_since_ns=0,
+    last_refresh=NOW,
+)
 
 
 def record(number: int) -> AuditRecord:
@@ -195,10 +220,42 @@ def test_ends_that_no_transaction_could_record_are_kept_elsewhere(tmp_path: Path
     with again.transaction() as transaction:
         transaction.end(5, NOW, "deleted")
     assert again.ended_without_record == {3, 9}
-    again.mark_ended(range(10_000))
-    assert len(again.ended_without_record) == IDS_MAX
     again.close()
     assert again.ended_without_record == frozenset()
+
+
+def test_there_is_room_for_the_end_of_everything_that_runs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Made before it begins: where there is none nothing begins, and nothing is dropped in silence."""
+    path = tmp_path / "s.db"
+    store = SqlStore(path)
+
+    def begin(numbers: range) -> None:
+        with store.transaction() as transaction:
+            for number in numbers:
+                transaction.start(replace(INTERCEPT, criteria_id=number), clock.now())
+
+    begin(range(1, 9_001))
+    allocate = os.posix_fallocate
+
+    def full(descriptor: int, offset: int, octets: int) -> None:
+        if octets > 128 << 10:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        allocate(descriptor, offset, octets)
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(PortError, match="no room"):
+        begin(range(9_001, 20_001))
+    assert len(store.running()) == 9_000
+    store.mark_ended(range(1, 9_001))
+    assert len(store.ended_without_record) == 9_000
+    store.mark_ended(range(1, 20_001))
+    assert "the end of 3617 criteria is on no disk: there is no room for more" in caplog.text
+    store.close()
+    again = SqlStore(path)
+    assert len(again.ended_without_record) == 16_383
+    again.close()
 
 
 def test_every_transaction_leaves_an_anchor(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
