@@ -228,6 +228,16 @@ def test_stricter_exclusions_rule_though_nothing_can_be_recorded(
     scene.store.close()
 
 
+def test_exclusions_of_what_waits_for_approval(tmp_path: Path) -> None:
+    """Nothing of it is in the data plane yet."""
+    scene = Scene(tmp_path, needs_approval=True)
+    scene.added()
+    scene.control.apply_policy(policy(needs_approval=True, excluded=("203.0.113.9",)), now(1))
+    assert [each.excluded for each in scene.control.intercepts] == [("203.0.113.9",)]
+    assert scene.data_plane.installed == []
+    scene.store.close()
+
+
 def test_too_many_exclusions_to_keep_the_old_ones_as_well(tmp_path: Path) -> None:
     before, after = ([f"2001:db8:{at:x}::{end}/128" for at in range(600)] for end in (1, 2))
     scene = Scene(tmp_path, excluded=tuple(before))
