@@ -247,8 +247,12 @@ def test_a_report_tells_every_kind_of_loss(capsys: pytest.CaptureFixture[str]) -
     counts = dict.fromkeys(("frames", "undecodable", "matched", "copies", "filtered_out", "duplicates"), 0)
     summary = {
         **counts,
-        "criteria": [], "interfaces": [{**interface, "super_frames_whole": 0}],
-        "refused": 1234, "exported": 0, "dropped": 0, "written": 0,
+        "criteria": [],
+        "interfaces": [{**interface, "super_frames_whole": 0}],
+        "refused": 1234,
+        "exported": 0,
+        "dropped": 0,
+        "written": 0,
     }
     capture._print(summary, None)
     report = capsys.readouterr().out
