@@ -128,7 +128,8 @@ def test_tasking_and_replays(tap: Tap) -> None:
             assert values["Csource-Address"] == "127.0.0.1"
 
     async def again(seq: int) -> None:
-        async with tap.client(timeout_s=0.5) as client:
+        # Longer than a second: of those in one second only the first is in the log.
+        async with tap.client(timeout_s=1.1) as client:
             await client.request(NoopRequest(V7, "md", str(seq)))
 
     asyncio.run(task())
