@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use flowtap_core::criteria::{Criteria, CriteriaError, CriteriaText, Field};
+use flowtap_core::criteria::{Criteria, CriteriaError, CriteriaText, Field, MAXIMUM_ELEMENTS};
 use flowtap_core::packet::{Address, PacketKey, Transport};
 use proptest::prelude::*;
 
@@ -261,7 +261,7 @@ fn refusals_name_field_and_value_and_what_would_be_right() {
             }]
         );
     }
-    let long = "1,".repeat(2000) + "1";
+    let long = "1,".repeat(MAXIMUM_ELEMENTS) + "1";
     assert!(
         !parse(["", "", &long, "", "", "", ""])
             .unwrap_err()
