@@ -29,6 +29,8 @@ def capture(name: str, traffic: Traffic, packets: int) -> Path:
         print(f"bench: writing {path.name}", file=sys.stderr, flush=True)
         unfinished = path.with_suffix(".part")
         traffic.write(unfinished, packets)
+        # Nobody's packets: tcpdump opens every file but the first as a user without rights.
+        unfinished.chmod(0o644)
         unfinished.rename(path)
     with path.open("rb") as file:
         while file.read(PIECE_OCTETS):
