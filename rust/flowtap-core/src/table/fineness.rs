@@ -9,6 +9,8 @@ use crate::criteria::{Criteria, Side};
 /// prefixes itself.
 const MAXIMUM_PLACES: usize = 4096;
 
+const _: () = assert!(MAXIMUM_PIECES * MAXIMUM_PIECES <= MAXIMUM_PLACES);
+
 /// The most prefixes below each anchor, and below each of those, and so on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Fineness {
@@ -18,6 +20,13 @@ pub(super) struct Fineness {
 }
 
 impl Fineness {
+    /// Every field as if it were alone.
+    const FINE: Self = Self {
+        others: limit(1, MAXIMUM_OTHERS),
+        pieces: limit(1, MAXIMUM_PIECES),
+        other_pieces: limit(1, MAXIMUM_PIECES),
+    };
+
     /// What one criterion gets, from its filter alone.
     pub(super) fn of(criteria: &Criteria) -> Self {
         let (v4, v6) = (of_family::<u32>(criteria), of_family::<Wide>(criteria));
@@ -54,10 +63,17 @@ const fn limit(places: usize, most: usize) -> u8 {
 
 fn of_family<K: Address>(criteria: &Criteria) -> Fineness {
     let (side, prefixes) = anchors::<K>(criteria);
-    let mut places = prefixes.len().max(1);
-    let others = limit(places, MAXIMUM_OTHERS);
     let ranges = K::ranges(criteria, side.other());
-    places *= cover(&ranges, others.into()).len().max(1);
+    if prefixes.is_empty() || ranges.is_empty() {
+        // It has no place in this family.
+        return Fineness::FINE;
+    }
+    let others = limit(prefixes.len(), MAXIMUM_OTHERS);
+    let places = prefixes.len() * cover(&ranges, others.into()).len();
+    if places == 1 {
+        // Most criteria: two fields are left, which cannot be too many together.
+        return Fineness::FINE;
+    }
     let pieces = limit(places, MAXIMUM_PIECES);
     let other_pieces = match Pieces::of(criteria, pieces.into()) {
         Pieces::Protocols(_) => 1,
