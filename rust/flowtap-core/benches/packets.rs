@@ -25,7 +25,7 @@ use flowtap_core::decode::{decode, decode_packet};
 use flowtap_core::engine::{Engine, EngineOptions, Framing};
 use flowtap_core::frame::LinkType;
 use flowtap_core::packet::{Address, PacketKey, Transport};
-use flowtap_core::table::{Entry, FilterTable, Lifetime, Scope};
+use flowtap_core::table::{Entry, FilterTable};
 use frames::{ethernet, frame, ipv4, udp};
 
 const FRAMES: u32 = 4096;
@@ -83,16 +83,7 @@ fn host(id: u64, address: u32) -> Entry {
         source: Some(&address),
         ..CriteriaText::default()
     };
-    Entry {
-        id,
-        criteria: Criteria::parse(&text).expect("a host"),
-        destinations: Vec::new(),
-        lifetime: Lifetime::default(),
-        used: None,
-        rate: None,
-        own: false,
-        scope: Scope::default(),
-    }
+    Entry::new(id, Criteria::parse(&text).expect("a host"))
 }
 
 fn measure(

@@ -20,21 +20,15 @@ use criterion::{BatchSize, BenchmarkId, Criterion, Throughput, criterion_group, 
 use flowtap_core::criteria::{Criteria, CriteriaText};
 use flowtap_core::engine::{Engine, EngineOptions};
 use flowtap_core::packet::{Address, PacketKey, Transport};
-use flowtap_core::table::{Entry, FilterTable, Lifetime, Scope};
+use flowtap_core::table::{Entry, FilterTable};
 
 const COUNTS: [u32; 6] = [1, 10, 100, 1000, 10_000, 100_000];
 
 fn entry(id: u64, text: &CriteriaText<'_>) -> Entry {
-    Entry {
+    Entry::new(
         id,
-        criteria: Criteria::parse(text).expect("a filter that makes sense"),
-        destinations: Vec::new(),
-        lifetime: Lifetime::default(),
-        used: None,
-        rate: None,
-        own: false,
-        scope: Scope::default(),
-    }
+        Criteria::parse(text).expect("a filter that makes sense"),
+    )
 }
 
 /// Every second address of a range, so that there are neighbours that match nothing.

@@ -11,7 +11,7 @@ use flowtap_core::criteria::{Criteria, CriteriaText};
 use flowtap_core::engine::{Engine, EngineOptions, Framing, MatchSink, Verdict};
 use flowtap_core::fragments::FragmentLimits;
 use flowtap_core::frame::{Frame, LinkType};
-use flowtap_core::table::{Destination, Entry, FilterTable, Lifetime, Rate, Scope};
+use flowtap_core::table::{Destination, Entry, FilterTable, Lifetime, Rate};
 use frames::{ethernet, frame, ipv4, ipv4_fragment, ipv6, udp};
 use proptest::prelude::*;
 
@@ -20,14 +20,8 @@ const B: [u8; 4] = [198, 51, 100, 2];
 
 fn criterion(id: u64, text: &CriteriaText<'_>, destinations: &[u32]) -> Entry {
     Entry {
-        id,
-        criteria: Criteria::parse(text).unwrap(),
         destinations: destinations.to_vec(),
-        lifetime: Lifetime::default(),
-        used: None,
-        rate: None,
-        own: false,
-        scope: Scope::default(),
+        ..Entry::new(id, Criteria::parse(text).unwrap())
     }
 }
 

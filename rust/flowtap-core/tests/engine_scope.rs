@@ -11,7 +11,7 @@ use flowtap_core::criteria::{Criteria, CriteriaText, IpFamily};
 use flowtap_core::duplicates::Duplicates;
 use flowtap_core::engine::{Engine, EngineOptions, Framing, MatchSink};
 use flowtap_core::frame::{Direction, Frame, LinkType};
-use flowtap_core::table::{Entry, FilterTable, Lifetime, Scope};
+use flowtap_core::table::{Entry, FilterTable, Scope};
 use frames::{ethernet, frame, ipv4, ipv4_fragment, ipv6, udp};
 
 const A: [u8; 4] = [192, 0, 2, 1];
@@ -40,14 +40,8 @@ fn circuit(inputs: &[&str]) -> Scope {
 
 fn entry(id: u64, text: &CriteriaText<'_>, scope: Scope) -> Entry {
     Entry {
-        id,
-        criteria: Criteria::parse(text).unwrap(),
-        destinations: Vec::new(),
-        lifetime: Lifetime::default(),
-        used: None,
-        rate: None,
-        own: false,
         scope,
+        ..Entry::new(id, Criteria::parse(text).unwrap())
     }
 }
 

@@ -14,7 +14,7 @@ use flowtap_core::engine::{
 use flowtap_core::fragments::FragmentLimits;
 use flowtap_core::frame::{Frame, LinkType};
 use flowtap_core::own::OwnTraffic;
-use flowtap_core::table::{Entry, FilterTable, Lifetime, Rate, Scope};
+use flowtap_core::table::{Entry, FilterTable, Rate};
 use frames::{frame, ipv4, ipv4_fragment, ipv6, udp};
 use proptest::prelude::*;
 
@@ -22,16 +22,7 @@ const A: [u8; 4] = [192, 0, 2, 1];
 const B: [u8; 4] = [192, 0, 2, 2];
 
 fn entry(id: u64, text: &CriteriaText<'_>) -> Entry {
-    Entry {
-        id,
-        criteria: Criteria::parse(text).unwrap(),
-        destinations: Vec::new(),
-        lifetime: Lifetime::default(),
-        used: None,
-        rate: None,
-        own: false,
-        scope: Scope::default(),
-    }
+    Entry::new(id, Criteria::parse(text).unwrap())
 }
 
 /// From A; to port 53 of B, at most three; UDP from A for two seconds, and some packets a second only.

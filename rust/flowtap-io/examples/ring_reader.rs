@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 use flowtap_core::batch::CopyBatch;
 use flowtap_core::criteria::{Criteria, CriteriaText};
 use flowtap_core::engine::{Engine, EngineOptions, Framing};
-use flowtap_core::table::{Entry, FilterTable, Lifetime, Scope};
+use flowtap_core::table::{Entry, FilterTable};
 use flowtap_io::packet::{Capture, CaptureOptions};
 
 const IDLE: Duration = Duration::from_secs(1);
@@ -29,16 +29,7 @@ fn engine() -> Result<Engine, Box<dyn Error>> {
         source: Some("192.0.2.1"),
         ..CriteriaText::default()
     })?;
-    let entry = Entry {
-        id: 1,
-        criteria,
-        destinations: Vec::new(),
-        lifetime: Lifetime::default(),
-        used: None,
-        rate: None,
-        own: false,
-        scope: Scope::default(),
-    };
+    let entry = Entry::new(1, criteria);
     let table = Arc::new(FilterTable::compile(vec![entry], Vec::new())?);
     let options = EngineOptions {
         framing: Framing::Count,

@@ -25,14 +25,8 @@ fn entry(id: u64, source: Ipv4Addr) -> Entry {
         ..CriteriaText::default()
     };
     Entry {
-        id,
-        criteria: Criteria::parse(&text).unwrap(),
         destinations: vec![0],
-        lifetime: Lifetime::default(),
-        used: None,
-        rate: None,
-        own: false,
-        scope: Scope::default(),
+        ..Entry::new(id, Criteria::parse(&text).unwrap())
     }
 }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use flowtap_core::criteria::{Criteria, CriteriaText, IpFamily};
 use flowtap_core::packet::{Address, PacketKey, Transport};
-use flowtap_core::table::{Entry, FilterTable, Lifetime, Scope, Slot};
+use flowtap_core::table::{Entry, FilterTable, Slot};
 use libfuzzer_sys::fuzz_target;
 
 const ADDRESSES: [&str; 8] = [
@@ -51,16 +51,7 @@ fn entry(
         icmp_code: pick(&["0", "*"], code),
         family: [None, Some(IpFamily::V4), Some(IpFamily::V6)][usize::from(code >> 4) % 3],
     };
-    Some(Entry {
-        id,
-        criteria: Criteria::parse(&text).ok()?,
-        destinations: Vec::new(),
-        lifetime: Lifetime::default(),
-        used: None,
-        rate: None,
-        own: false,
-        scope: Scope::default(),
-    })
+    Some(Entry::new(id, Criteria::parse(&text).ok()?))
 }
 
 /// Ids of the criteria that match, ascending.

@@ -127,6 +127,22 @@ pub struct Entry {
     pub scope: Scope,
 }
 
+impl Entry {
+    /// A filter alone: its copies are counted and go nowhere, wherever frames pass, without an end.
+    pub fn new(id: u64, criteria: Criteria) -> Self {
+        Self {
+            id,
+            criteria,
+            destinations: Vec::new(),
+            lifetime: Lifetime::default(),
+            used: None,
+            rate: None,
+            own: false,
+            scope: Scope::default(),
+        }
+    }
+}
+
 /// Where copies go, and their outer header.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Destination {

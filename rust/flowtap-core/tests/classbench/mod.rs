@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 
 use flowtap_core::criteria::{Criteria, CriteriaText};
 use flowtap_core::packet::{Address, PacketKey, Transport};
-use flowtap_core::table::{Entry, Lifetime, Scope};
+use flowtap_core::table::Entry;
 
 /// The sets by name.
 pub(crate) const SETS: [(&str, &str); 4] = [
@@ -116,16 +116,7 @@ pub(crate) fn entries(rules: &[Rule]) -> Vec<Entry> {
     rules
         .iter()
         .zip(1..)
-        .map(|(rule, id)| Entry {
-            id,
-            criteria: entry(rule),
-            destinations: Vec::new(),
-            lifetime: Lifetime::default(),
-            used: None,
-            rate: None,
-            own: false,
-            scope: Scope::default(),
-        })
+        .map(|(rule, id)| Entry::new(id, entry(rule)))
         .collect()
 }
 

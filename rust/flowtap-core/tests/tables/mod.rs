@@ -7,20 +7,11 @@
 
 use flowtap_core::criteria::{Criteria, CriteriaText};
 use flowtap_core::packet::{Address, PacketKey, Transport};
-use flowtap_core::table::{Destination, Entry, FilterTable, Lifetime, Scope};
+use flowtap_core::table::{Destination, Entry, FilterTable};
 use proptest::prelude::*;
 
 pub(crate) fn entry(id: u64, text: &CriteriaText<'_>) -> Entry {
-    Entry {
-        id,
-        criteria: Criteria::parse(text).unwrap(),
-        destinations: Vec::new(),
-        lifetime: Lifetime::default(),
-        used: None,
-        rate: None,
-        own: false,
-        scope: Scope::default(),
-    }
+    Entry::new(id, Criteria::parse(text).unwrap())
 }
 
 pub(crate) fn from(id: u64, source: &str) -> Entry {
@@ -206,16 +197,7 @@ fn entry_between(
                 icmp_code: code,
             };
             let criteria = Criteria::parse(&text).ok()?;
-            Some(Entry {
-                id: 0,
-                criteria,
-                destinations: Vec::new(),
-                lifetime: Lifetime::default(),
-                used: None,
-                rate: None,
-                own: false,
-                scope: Scope::default(),
-            })
+            Some(Entry::new(0, criteria))
         },
     )
 }

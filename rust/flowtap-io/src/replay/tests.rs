@@ -7,7 +7,7 @@ use std::sync::atomic::AtomicUsize;
 
 use flowtap_core::bpf::Instruction;
 use flowtap_core::criteria::{Criteria, CriteriaText};
-use flowtap_core::table::{Destination, Entry, Lifetime, Rate, Scope};
+use flowtap_core::table::{Destination, Entry, Lifetime, Rate};
 use proptest::prelude::*;
 use proptest::sample::Index;
 
@@ -327,18 +327,14 @@ fn entry(id: u64, text: &CriteriaText<'_>, special: Special) -> Entry {
         },
     };
     Entry {
-        id,
-        criteria: Criteria::parse(text).unwrap(),
         destinations: if id.is_multiple_of(2) {
             vec![0]
         } else {
             Vec::new()
         },
         lifetime,
-        used: None,
         rate: matches!(special, Special::Rate).then(|| Arc::new(Rate::new(2, 0))),
-        own: false,
-        scope: Scope::default(),
+        ..Entry::new(id, Criteria::parse(text).unwrap())
     }
 }
 

@@ -312,7 +312,7 @@ mod tests {
     use std::net::UdpSocket;
 
     use flowtap_core::criteria::{Criteria, CriteriaText};
-    use flowtap_core::table::{Entry, Lifetime, Scope};
+    use flowtap_core::table::Entry;
 
     use super::*;
 
@@ -321,16 +321,7 @@ mod tests {
             source: Some(source),
             ..CriteriaText::default()
         };
-        Entry {
-            id,
-            criteria: Criteria::parse(&text).unwrap(),
-            destinations: Vec::new(),
-            lifetime: Lifetime::default(),
-            used: None,
-            rate: None,
-            own: false,
-            scope: Scope::default(),
-        }
+        Entry::new(id, Criteria::parse(&text).unwrap())
     }
 
     fn table(sources: &[&str]) -> Arc<FilterTable> {

@@ -142,7 +142,7 @@ impl<'a> Station<'a> {
 mod tests {
     use flowtap_core::criteria::{Criteria, CriteriaText};
     use flowtap_core::frame::{Direction, Frame, LinkType};
-    use flowtap_core::table::{Entry, FilterTable, Lifetime, Scope};
+    use flowtap_core::table::{Entry, FilterTable};
 
     use super::*;
 
@@ -156,20 +156,16 @@ mod tests {
     }
 
     fn table() -> Arc<FilterTable> {
-        let entry = |id, destination_port| Entry {
-            id,
-            criteria: Criteria::parse(&CriteriaText {
-                source: Some("192.0.2.1"),
-                destination_port,
-                ..CriteriaText::default()
-            })
-            .unwrap(),
-            destinations: Vec::new(),
-            lifetime: Lifetime::default(),
-            used: None,
-            rate: None,
-            own: false,
-            scope: Scope::default(),
+        let entry = |id, destination_port| {
+            Entry::new(
+                id,
+                Criteria::parse(&CriteriaText {
+                    source: Some("192.0.2.1"),
+                    destination_port,
+                    ..CriteriaText::default()
+                })
+                .unwrap(),
+            )
         };
         let entries = vec![entry(1, None), entry(2, Some("53"))];
         Arc::new(FilterTable::compile(entries, Vec::new()).unwrap())
