@@ -6,7 +6,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use flowtap_core::frame::LinkType;
-use flowtap_core::table::{AnchorChanges, AnchorPrefix, Anchors, FamilyAnchors, FilterTable};
+use flowtap_core::table::{
+    AnchorChanges, AnchorPrefix, Anchors, FamilyAnchorChanges, FamilyAnchors, FilterTable,
+};
 
 use crate::broker::Broker;
 use crate::prefilter::{
@@ -61,25 +63,8 @@ fn prefixes<T: AddressBits>(list: &[AnchorPrefix<T>]) -> Vec<Prefix<T>> {
         .collect()
 }
 
-fn family<T: AddressBits>(anchors: &FamilyAnchors<T>, is_open: bool) -> FamilyCover<T> {
-    difference(
-        &anchors.source,
-        &anchors.destination,
-        anchors.is_open || is_open,
-    )
-}
-
-/// What a table could match.
-fn cover(anchors: &Anchors) -> AddressCover {
-    let is_open = anchors.is_open_to_frames;
-    AddressCover {
-        v4: family(&anchors.v4, is_open),
-        v6: family(&anchors.v6, is_open),
-    }
-}
-
-/// What a change of the table adds, or takes away. `open` is what becomes open, or is no longer.
-fn difference<T: AddressBits>(
+/// What can be matched through some prefixes; `is_open` says that anything can.
+fn family<T: AddressBits>(
     source: &[AnchorPrefix<T>],
     destination: &[AnchorPrefix<T>],
     is_open: bool,
@@ -89,6 +74,32 @@ fn difference<T: AddressBits>(
         destination: prefixes(destination),
         open: u32::from(is_open),
     }
+}
+
+/// What a table could match.
+fn cover(anchors: &Anchors) -> AddressCover {
+    fn all<T: AddressBits>(anchors: &FamilyAnchors<T>, is_open: bool) -> FamilyCover<T> {
+        family(&anchors.source, &anchors.destination, is_open)
+    }
+    let is_open = anchors.is_open_to_frames;
+    AddressCover {
+        v4: all(&anchors.v4, anchors.v4.is_open || is_open),
+        v6: all(&anchors.v6, anchors.v6.is_open || is_open),
+    }
+}
+
+/// What a change of the table adds to a family; `opens` where that is now open and was not.
+fn added<T: AddressBits>(changes: &FamilyAnchorChanges<T>, opens: bool) -> FamilyCover<T> {
+    family(&changes.source.added, &changes.destination.added, opens)
+}
+
+/// What a change takes away; `closes` where the family was open and is not any more.
+fn removed<T: AddressBits>(changes: &FamilyAnchorChanges<T>, closes: bool) -> FamilyCover<T> {
+    family(
+        &changes.source.removed,
+        &changes.destination.removed,
+        closes,
+    )
 }
 
 /// Which families the second table of a change has open.
@@ -225,16 +236,8 @@ impl Filters {
         let mut inside = self.lock();
         let (was, is) = (inside.open, opens(&changes));
         let additions = AddressCover {
-            v4: difference(
-                &changes.v4.source.added,
-                &changes.v4.destination.added,
-                is.v4 && !was.v4,
-            ),
-            v6: difference(
-                &changes.v6.source.added,
-                &changes.v6.destination.added,
-                is.v6 && !was.v6,
-            ),
+            v4: added(&changes.v4, is.v4 && !was.v4),
+            v6: added(&changes.v6, is.v6 && !was.v6),
         };
         inside.step(|filter| filter.add(&additions));
         inside.widened.push(additions);
@@ -251,16 +254,8 @@ impl Filters {
         let mut inside = self.lock();
         let (was, is) = (inside.open, opens(&changes));
         let removals = AddressCover {
-            v4: difference(
-                &changes.v4.source.removed,
-                &changes.v4.destination.removed,
-                was.v4 && !is.v4,
-            ),
-            v6: difference(
-                &changes.v6.source.removed,
-                &changes.v6.destination.removed,
-                was.v6 && !is.v6,
-            ),
+            v4: removed(&changes.v4, was.v4 && !is.v4),
+            v6: removed(&changes.v6, was.v6 && !is.v6),
         };
         inside.step(|filter| filter.remove(&removals));
         inside.open = is;
