@@ -6,6 +6,7 @@
 //! known here; what this host could not or would not send is counted as dropped, with the reason.
 
 mod raw;
+mod socket;
 mod sockets;
 mod sys;
 mod udp;
@@ -20,8 +21,8 @@ use flowtap_core::batch::CopyBatch;
 use flowtap_core::table::{Destination, FilterTable};
 
 #[cfg(test)]
-pub(crate) use self::udp::lock_filter;
-pub(crate) use self::udp::{source_of, take_nothing};
+pub(crate) use self::socket::lock_filter;
+pub(crate) use self::socket::{source_of, take_nothing};
 
 use self::sockets::{Route, Sockets};
 use self::udp::{Outcome, Patience, Span};

@@ -11,8 +11,9 @@ use flowtap_core::encap::flowtap::{fragment, outer};
 use flowtap_core::table::Destination;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
+use super::socket::prepare;
 use super::sys::{self, MESSAGES, Message};
-use super::udp::{Outcome, PAYLOAD_OCTETS, Patience, Span, Verdict, prepare};
+use super::udp::{Outcome, PAYLOAD_OCTETS, Patience, Span, Verdict};
 use crate::broker::Broker;
 
 /// How long the length that a path takes is believed.

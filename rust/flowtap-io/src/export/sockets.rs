@@ -11,7 +11,8 @@ use socket2::SockAddr;
 
 use super::ExportOptions;
 use super::raw::Raw;
-use super::udp::{End, Outcome, Patience, Refusal, Span, Udp, Wish};
+use super::socket::{Refusal, Udp, Wish};
+use super::udp::{End, Outcome, Patience, Span};
 use crate::broker::Broker;
 
 /// How long a socket that could not be opened is not tried again.
