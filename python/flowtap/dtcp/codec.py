@@ -7,11 +7,10 @@ may be served at all is decided elsewhere.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
-from ipaddress import IPv4Address
 from typing import TYPE_CHECKING, Final, Literal
 
 from flowtap.dtcp import grammar
+from flowtap.dtcp.delivery import read_deliveries
 from flowtap.dtcp.grammar import SyntaxFault
 from flowtap.dtcp.messages import (
     AddRequest,
@@ -32,7 +31,6 @@ from flowtap.dtcp.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from ipaddress import IPv6Address
 
     from flowtap.dtcp.limits import Limits
 
@@ -108,10 +106,6 @@ _SUBSCRIBER: Final = frozenset(
         *("x-interface-id", "x-username", "x-act-sess-id", "x-ip-addr", "x-call-sta-id", "x-nas-port-id"),
         *("x-rm-circuit-id", "x-logical-system", "x-router-instance"),
     }
-)
-_EVERYBODY: Final = IPv4Address("255.255.255.255")
-_DELIVERY: Final = tuple(
-    f"x-jtap-cdest-{name}" for name in ("dest-address", "dest-port", "source-address", "source-port", "ttl")
 )
 _INTERFACES_MAX: Final = 8
 """Interfaces of one parameter [DTCP App. B]."""
@@ -338,8 +332,8 @@ def add_parts(
         raise SyntaxFault("ADD needs Cdest-ID")
     cdest_ids = () if cdest is None else grammar.name_list(cdest, limits)
     if len(cdest_ids) > _DESTINATIONS_MAX or len(set(cdest_ids)) < len(cdest_ids):
-        raise SyntaxFault("Cdest-ID: one name, or two different ones, are right", *_known(cdest))
-    for each in _known(*(given.get(name) for name in FILTER_PARAMETERS)):
+        raise SyntaxFault("Cdest-ID: one name, or two different ones, are right", *grammar.present(cdest))
+    for each in grammar.present(*(given.get(name) for name in FILTER_PARAMETERS)):
         if each.value.count(",") >= limits.filter_elements:
             raise SyntaxFault(
                 f"{each.name}: lists of more than {limits.filter_elements} elements are not implemented;"
@@ -362,7 +356,8 @@ def add_parts(
     timeouts = _timeouts(numbers)
     _check_families(given, version)
     scope = _scope(given, filter_text, version)
-    deliveries, read = _deliveries(given, max(len(cdest_ids), 1))
+    _refuse_subscribers(given)
+    deliveries, read = read_deliveries(given, max(len(cdest_ids), 1))
     extensions = tuple([read.get(name, each) for name, each in given.items() if name.startswith("x-")])
     return AddParts(cdest_ids, filter_text, scope, timeouts, deliveries, extensions)
 
@@ -374,13 +369,13 @@ def _scope(given: Mapping[str, Parameter], filter_text: FilterText, version: Ver
     if vrf is not None and (inputs or outputs):
         raise SyntaxFault(
             "X-JTap-VRF-Name cannot stand beside an interface",
-            *_known(vrf, inputs, outputs),
+            *grammar.present(vrf, inputs, outputs),
             status=Status.IMPROPER_FILTER,
         )
     family = given.get("x-jtap-filter-family")
     if family is not None:
         _check_circuit(family, given, filter_text, version)
-    marks = _known(given.get("x-jtap-ip-version"), given.get("ipversion"))
+    marks = grammar.present(given.get("x-jtap-ip-version"), given.get("ipversion"))
     ip_version: Literal[4, 6] | None = None
     if marks:
         ip_version = 6 if any(mark.value.lower() == "ipv6" for mark in marks) else 4
@@ -411,7 +406,7 @@ def _check_circuit(
         for name, field in FILTER_PARAMETERS.items()
         if getattr(filter_text, field) not in {None, "*"}
     ]
-    narrowing += _known(given.get("x-jtap-ip-version"), given.get("ipversion"))
+    narrowing += grammar.present(given.get("x-jtap-ip-version"), given.get("ipversion"))
     if narrowing:
         raise SyntaxFault(f"{narrowing[0].name} cannot stand beside {family.name}: ccc", family, *narrowing)
 
@@ -459,13 +454,15 @@ def _timeout(given: Parameter, highest: int) -> int:
 
 def _check_families(given: Mapping[str, Parameter], version: Version) -> None:
     """Addresses must be of a family that the version has, and not of one that the vendor's mark excludes."""
-    addresses = _known(given.get("source-address"), given.get("dest-address"))
+    addresses = grammar.present(given.get("source-address"), given.get("dest-address"))
     if version < _IPV6_SINCE:
-        outer = _known(given.get("x-jtap-cdest-dest-address"), given.get("x-jtap-cdest-source-address"))
+        outer = grammar.present(
+            given.get("x-jtap-cdest-dest-address"), given.get("x-jtap-cdest-source-address")
+        )
         for each in (*addresses, *outer):
             if ":" in each.value:
                 raise SyntaxFault(f"{each.name}: {version} has IPv4 addresses only", each)
-    for mark in _known(given.get("x-jtap-ip-version"), given.get("ipversion")):
+    for mark in grammar.present(given.get("x-jtap-ip-version"), given.get("ipversion")):
         family = mark.value.lower()
         if family not in {"ipv4", "ipv6"}:
             info = f"{mark.name}: ipv4 or ipv6 is right"
@@ -486,10 +483,6 @@ def _family_mark(element: str) -> str | None:
     return next((mark for mark in ":." if mark in element), None)
 
 
-def _known(*parameters: Parameter | None) -> tuple[Parameter, ...]:
-    return tuple([given for given in parameters if given is not None])
-
-
 def priority(given: Mapping[str, Parameter]) -> int:
     """Reads Priority: 1 at least, which is also what a missing one means [DTCP §5.4].
 
@@ -499,7 +492,7 @@ def priority(given: Mapping[str, Parameter]) -> int:
     parameter = given.get("priority")
     value = 1 if parameter is None else grammar.number(parameter, 255)
     if value == 0:
-        raise SyntaxFault("Priority: a number from 1 to 255 is right", *_known(parameter))
+        raise SyntaxFault("Priority: a number from 1 to 255 is right", *grammar.present(parameter))
     return value
 
 
@@ -536,107 +529,6 @@ def _parse_add(
         deliveries=parts.deliveries,
         extensions=parts.extensions,
     )
-
-
-def _deliveries(
-    given: Mapping[str, Parameter], count: int
-) -> tuple[tuple[Delivery, ...], Mapping[str, Parameter]]:
-    """Reads the vendor's delivery parameters [DTCP App. B]; none given means a configured destination.
-
-    Returns:
-        The outer headers, and the parameters that say so: those of an earlier ADD where they are the same.
-    """
-    _refuse_subscribers(given)
-    named = [given.get(name) for name in _DELIVERY]
-    if not any(named):
-        return (), {}
-    *needed, ttl = named
-    missing = [name for name, each in zip(_DELIVERY, needed, strict=False) if each is None]
-    if missing:
-        raise SyntaxFault(
-            "missing: " + ", ".join(name.title().replace("-Jtap-", "-JTap-") for name in missing),
-            status=Status.JTAP_FAILURE,
-        )
-    return _read_deliveries(*_known(*needed), ttl=ttl, count=count)
-
-
-# A control source names the same few destinations again and again; its intercepts share what was read.
-@lru_cache(maxsize=64)
-def _read_deliveries(
-    address_parameter: Parameter,
-    port_parameter: Parameter,
-    source_parameter: Parameter,
-    source_port_parameter: Parameter,
-    *,
-    ttl: Parameter | None,
-    count: int,
-) -> tuple[tuple[Delivery, ...], Mapping[str, Parameter]]:
-    addresses = grammar.address_list(address_parameter)
-    ports = _numbers(port_parameter)
-    sources = grammar.address_list(source_parameter)
-    source_ports = _numbers(source_port_parameter)
-    if not len(addresses) == len(ports) == count:
-        raise SyntaxFault(
-            "Cdest-ID, X-JTap-Cdest-Dest-Address and X-JTap-Cdest-Dest-Port have one entry each, or two each",
-            address_parameter,
-            port_parameter,
-            status=Status.IMPROPER_FILTER,
-        )
-    hops = 255 if ttl is None else _vendor_number(ttl, ttl.value, 255)
-    if len(sources) != 1 or len(source_ports) != 1:
-        raise SyntaxFault(
-            "X-JTap-Cdest-Source-Address and X-JTap-Cdest-Source-Port: one entry each is right",
-            source_parameter,
-            source_port_parameter,
-            status=Status.JTAP_FAILURE,
-        )
-    for address in addresses:
-        _check_outer(address, sources[0], address_parameter, source_parameter)
-    read = _known(address_parameter, port_parameter, source_parameter, source_port_parameter, ttl)
-    deliveries = [
-        Delivery(address, port, sources[0], source_ports[0], hops)
-        for address, port in zip(addresses, ports, strict=True)
-    ]
-    return tuple(deliveries), {each.name.lower(): each for each in read}
-
-
-def _check_outer(
-    address: IPv4Address | IPv6Address,
-    source: IPv4Address | IPv6Address,
-    address_parameter: Parameter,
-    source_parameter: Parameter,
-) -> None:
-    """One outer header has addresses of one family, and both must be a host's."""
-    if address.version != source.version:
-        raise SyntaxFault(
-            "X-JTap-Cdest-Dest-Address and -Source-Address must be of one family",
-            address_parameter,
-            source_parameter,
-            status=Status.JTAP_FAILURE,
-        )
-    for given, host in ((address_parameter, address), (source_parameter, source)):
-        is_everybody = host is source and host == _EVERYBODY
-        if host.is_unspecified or host.is_multicast or is_everybody:
-            raise SyntaxFault(
-                f"{given.name}: the address of one host is right",
-                given,
-                status=Status.JTAP_FAILURE,
-            )
-
-
-def _vendor_number(given: Parameter, text: str, highest: int) -> int:
-    try:
-        return grammar.number(Parameter(given.name, text, given.line), highest)
-    except SyntaxFault as fault:
-        raise SyntaxFault(fault.info, given, status=Status.JTAP_FAILURE) from None
-
-
-def _numbers(given: Parameter) -> tuple[int, ...]:
-    ports = tuple(_vendor_number(given, text.strip(), 65_535) for text in given.value.split(","))
-    if 0 in ports:
-        info = f"{given.name}: ports from 1 to 65535 are right"
-        raise SyntaxFault(info, given, status=Status.JTAP_FAILURE)
-    return ports
 
 
 def _refuse_subscribers(given: Mapping[str, Parameter]) -> None:

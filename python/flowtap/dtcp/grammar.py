@@ -28,6 +28,7 @@ __all__ = [
     "number",
     "parameter",
     "parse_time",
+    "present",
     "request_line",
     "response_line",
     "split_lines",
@@ -109,6 +110,11 @@ def parameter(line: str, number_of_line: int) -> Parameter:
     if match is None:
         raise SyntaxFault(f"line {number_of_line}: a parameter has the form Name: value")
     return Parameter(match[1], match[2].strip(" \t"), number_of_line)
+
+
+def present(*parameters: Parameter | None) -> tuple[Parameter, ...]:
+    """Those parameters that were given."""
+    return tuple([given for given in parameters if given is not None])
 
 
 def number(given: Parameter, highest: int) -> int:
