@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
+from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainValidator,
-    field_validator,
-    model_validator,
+from pydantic import BaseModel, Field, field_validator, model_validator
+
+from flowtap.config.tunnels import Octets, SpoolKind, SpoolSection, TunnelSection, refuse_short_resend
+from flowtap.config.values import (
+    EXCLUDED_MAX,
+    SECTION,
+    Address,
+    Bound,
+    FileName,
+    InterfaceName,
+    Name,
+    NarrowestV4,
+    NarrowestV6,
+    Network,
+    Networks,
+    Port,
 )
 
 __all__ = [
@@ -34,48 +42,12 @@ __all__ = [
     "endpoint",
 ]
 
-Port = Annotated[int, Field(ge=1, le=65_535)]
-Name = Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[!-+\--~]+$")]
-# As the kernel takes them (dev_valid_name): 15 octets without slash and white space.
-InterfaceName = Annotated[str, Field(pattern=r"^[^\s/:]{1,15}$")]
-Address = IPv4Address | IPv6Address
-
-
-def _network(value: object) -> IPv4Network | IPv6Network:
-    """Reads an address or a prefix; one message for both families."""
-    try:
-        return ip_network(str(value))
-    except ValueError as error:
-        reason = "has host bits" if "host bits" in str(error) else "is none"
-        msg = f"{value!r} {reason}; an address, or a prefix such as 192.0.2.0/24 or 2001:db8::/32, is right"
-        raise ValueError(msg) from None
-
-
-Network = Annotated[IPv4Network | IPv6Network, PlainValidator(_network)]
-NarrowestV4 = Annotated[int, Field(ge=0, le=32)]
-NarrowestV6 = Annotated[int, Field(ge=0, le=128)]
-Bound = Annotated[int, Field(ge=0, le=2**63 - 1)]
-
-
-def _file_name(value: str) -> str:
-    """Refuses what no system call takes, so that it is a fault of the file and not of whoever opens it."""
-    if not value or "\0" in value:
-        msg = "the name of a file is right: not empty, and without NUL"
-        raise ValueError(msg)
-    return value
-
-
-FileName = Annotated[str, AfterValidator(_file_name)]
-EXCLUDED_MAX = 1_024
-"""Most prefixes of one list, and most exclusions of a control source: the matcher takes twice as many, those
-of a filter among them."""
-Networks = Annotated[list[Network], Field(max_length=EXCLUDED_MAX)]
 Tunnel = Literal["gre", "vxlan", "gtpu", "ipip"]
 Permission = Literal["flow-tap", "flow-tap-control", "flow-tap-operation", "flow-tap-approval", "all"]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = SECTION
 
 
 def endpoint(text: str) -> tuple[str, int]:
@@ -205,6 +177,8 @@ class ControlSourceSection(_Section):
     """One control source; its name is the login's."""
 
     key_file: FileName | None = None
+    tunnel: Name | None = None
+    """The tunnel that it must come through; nothing of it is heard on another way."""
     sequence: Literal["echo", "strict"] = "echo"
     notification_targets: list[str] = []
     notification_version: Literal["0.6", "0.7", "0.8"] | None = None
@@ -239,6 +213,12 @@ class ContentDestinationSection(_Section):
     source_port: Port = 65_534
     ttl: Annotated[int, Field(ge=1, le=255)] = 255
     oversize: Literal["fragment", "refuse"] = "fragment"
+    tunnel: Name | None = None
+    spool: SpoolKind | None = None
+    """Where copies wait while the tunnel is down; as the tunnel says where nothing is said here."""
+    spool_octets: Octets | None = None
+    resend_s: Annotated[int, Field(ge=0, le=3_600)] | None = None
+    """What was sent so shortly before a loss was noticed is sent again."""
     soft_limit_bps: Bound = 0
     soft_limit_clear_bps: Bound = 0
     hard_limit_bps: Bound = 0
@@ -323,6 +303,8 @@ class PolicySection(_Section):
     max_criteria: Annotated[int, Field(ge=1, le=10_000_000)] = 1_000_000
     max_content_destinations: Annotated[int, Field(ge=0, le=1_000_000)] = 1_000
     duplicates_dropped_period_s: Annotated[int, Field(ge=1, le=255)] = 30
+    require_tunnel: bool = False
+    """Content leaves through tunnels only."""
     require_order: bool = False
     require_approval: bool = False
 
@@ -358,6 +340,59 @@ class Configuration(_Section):
     store: StoreSection = StoreSection()
     audit: AuditSection = AuditSection()
     show: ShowSection = ShowSection()
+    spool: SpoolSection = SpoolSection()
+    tunnel: dict[Name, TunnelSection] = {}
+
+    @model_validator(mode="after")
+    def _tunnels_lead_apart(self) -> Self:
+        networks = [(name, each) for name, section in self.tunnel.items() for each in section.remote_networks]
+        for at, (name, each) in enumerate(networks):
+            for other, beside in networks[:at]:
+                if other != name and each.version == beside.version and each.overlaps(beside):
+                    msg = f"tunnel.{name}.remote_networks: {each} overlaps {beside} of tunnel.{other}"
+                    raise ValueError(msg)
+        for name, source in self.control_source.items():
+            if source.tunnel is not None and source.tunnel not in self.tunnel:
+                msg = f"control_source.{name}.tunnel: there is no [tunnel.{source.tunnel}]"
+                raise ValueError(msg)
+        return self
+
+    @model_validator(mode="after")
+    def _copies_find_their_tunnel(self) -> Self:
+        for name, destination in self.content_destination.items():
+            key = f"content_destination.{name}"
+            through = self.tunnel_to(destination.address)
+            if destination.tunnel is not None and destination.tunnel not in self.tunnel:
+                msg = f"{key}.tunnel: there is no [tunnel.{destination.tunnel}]"
+                raise ValueError(msg)
+            if destination.tunnel not in {None, through}:
+                msg = f"{key}.address: does not lie in the remote_networks of tunnel.{destination.tunnel}"
+                raise ValueError(msg)
+            if through is None:
+                if self.policy.require_tunnel:
+                    msg = f"{key}.address: lies behind no tunnel, and policy.require_tunnel demands one"
+                    raise ValueError(msg)
+                if destination.spool not in {None, "none"} or destination.resend_s:
+                    msg = f"{key}: spool and resend_s are for destinations behind a tunnel"
+                    raise ValueError(msg)
+                continue
+            section = self.tunnel[through]
+            if not section.has_local(destination.source_address):
+                msg = f"{key}.source_address: does not lie in the local_networks of tunnel.{through}"
+                raise ValueError(msg)
+            spool = section.spool if destination.spool is None else destination.spool
+            resend_s = section.resend_s if destination.resend_s is None else destination.resend_s
+            try:
+                refuse_short_resend(resend_s, spool, section)
+            except ValueError as error:
+                msg = f"{key}: {error}"
+                raise ValueError(msg) from None
+        return self
+
+    def tunnel_to(self, address: Address) -> str | None:
+        """The tunnel that an address lies behind; None where it is reached in clear."""
+        behind = (name for name, section in self.tunnel.items() if section.has_remote(address))
+        return next(behind, None)
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:
