@@ -17,6 +17,7 @@ from flowtap.control.model import (
     Now,
     Policy,
     Principal,
+    ProtectedPath,
     State,
 )
 from flowtap.control.ports import (
@@ -61,6 +62,7 @@ __all__ = [
     "Policy",
     "PortError",
     "Principal",
+    "ProtectedPath",
     "Purged",
     "Reach",
     "Refused",

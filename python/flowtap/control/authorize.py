@@ -14,6 +14,7 @@ from flowtap.dtcp.status import Status
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
     from flowtap.control.model import ControlSource, Intercept, Now, Policy, Principal
     from flowtap.control.ports import Filters
@@ -119,10 +120,10 @@ def unknown_destination(name: str) -> Refused:
 
 
 def outer_source(policy: Policy, delivery: Delivery) -> None:
-    """Checks that outer headers may have the source address that tasking gives them.
+    """Checks that outer headers may have the addresses that tasking gives them.
 
     Raises:
-        Refused: The element does not send from this address.
+        Refused: The element does not send from there, or the way to there is not protected as policy demands.
     """
     if policy.outer_sources and not any(delivery.source_address in each for each in policy.outer_sources):
         raise Refused(
@@ -130,6 +131,23 @@ def outer_source(policy: Policy, delivery: Delivery) -> None:
             "this tap does not send from that source address",
             Parameter("X-JTap-Cdest-Source-Address", str(delivery.source_address)),
         )
+    path = next((each for each in policy.protected if _lies_in(delivery.address, each.remote)), None)
+    if path is None and policy.needs_tunnel:
+        raise Refused(
+            Status.JTAP_FAILURE,
+            "this tap delivers through its tunnels only, and none leads to that address",
+            Parameter("X-JTap-Cdest-Dest-Address", str(delivery.address)),
+        )
+    if path is not None and not _lies_in(delivery.source_address, path.local):
+        raise Refused(
+            Status.JTAP_FAILURE,
+            "the tunnel to that content destination carries nothing from that source address",
+            Parameter("X-JTap-Cdest-Source-Address", str(delivery.source_address)),
+        )
+
+
+def _lies_in(address: IPv4Address | IPv6Address, networks: Sequence[IPv4Network | IPv6Network]) -> bool:
+    return any(address in each for each in networks)
 
 
 def quota(policy: Policy, source: ControlSource, *, own: int, all_sources: int) -> None:

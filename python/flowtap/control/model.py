@@ -29,6 +29,7 @@ __all__ = [
     "Now",
     "Policy",
     "Principal",
+    "ProtectedPath",
     "State",
 ]
 
@@ -127,6 +128,19 @@ class ContentDestination:
 
 
 @dataclass(frozen=True, slots=True)
+class ProtectedPath:
+    """A tunnel, as far as it decides where copies may come from.
+
+    Attributes:
+        local: What of this host may speak through it.
+        remote: What lies behind it and is reached in no other way.
+    """
+
+    local: tuple[IPv4Network | IPv6Network, ...]
+    remote: tuple[IPv4Network | IPv6Network, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Policy:
     """What the configuration says about tasking.
 
@@ -137,6 +151,8 @@ class Policy:
         max_criteria: Most criteria of all control sources together.
         max_content_destinations: Most content destinations that the tasking of one control source may create.
         duplicates_dropped_period_s: How often a control source is told that copies are lost.
+        protected: The tunnels.
+        needs_tunnel: Whether content leaves through tunnels only.
     """
 
     control_sources: Mapping[str, ControlSource]
@@ -145,6 +161,8 @@ class Policy:
     max_criteria: int = 1_000_000
     max_content_destinations: int = 1_000
     duplicates_dropped_period_s: int = 30
+    protected: tuple[ProtectedPath, ...] = ()
+    needs_tunnel: bool = False
 
 
 class State(Enum):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from flowtap.config.schema import endpoint
-from flowtap.control import Bandwidth, ContentDestination, ControlSource, Policy
+from flowtap.control import Bandwidth, ContentDestination, ControlSource, Policy, ProtectedPath
 from flowtap.dtcp import Delivery, Version
 from flowtap.service.filters import FilterSpace
 from flowtap.service.notify import Recipient
@@ -29,6 +29,11 @@ def policy(values: Configuration) -> Policy:
         max_criteria=values.policy.max_criteria,
         max_content_destinations=values.policy.max_content_destinations,
         duplicates_dropped_period_s=values.policy.duplicates_dropped_period_s,
+        protected=tuple(
+            ProtectedPath(tuple(section.local_networks), tuple(section.remote_networks))
+            for section in values.tunnel.values()
+        ),
+        needs_tunnel=values.policy.require_tunnel,
     )
 
 

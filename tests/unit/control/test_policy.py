@@ -23,6 +23,7 @@ from flowtap.control import (
     ContentDestination,
     ControlPlane,
     PortError,
+    ProtectedPath,
     Refused,
     State,
 )
@@ -277,6 +278,25 @@ def test_outer_sources(scene: Scene) -> None:
     # Taken away, the address ends what was sent from it.
     other = replace(policy(), outer_sources=(ip_network("192.0.2.0/24"),))
     assert [each.criteria_id for each in scene.control.apply_policy(other, now())] == [1]
+
+
+def test_what_lies_behind_a_tunnel_is_sent_to_from_its_own_addresses(scene: Scene) -> None:
+    path = ProtectedPath((ip_network("198.51.100.1/32"),), (ip_network("203.0.113.0/27"),))
+    scene.control.apply_policy(replace(policy(), protected=(path,)), now())
+    behind = replace(OTHER_DELIVERY, address=ip_network("203.0.113.2/32").network_address)
+    scene.added(cdest_ids=("behind",), deliveries=(behind,))
+    foreign = replace(behind, source_address=ip_network("198.51.100.2/32").network_address)
+    result = scene.add(cdest_ids=("foreign",), deliveries=(foreign,))
+    assert isinstance(result, ErrorResult)
+    assert (result.status, result.parameters[0].value) == (Status.JTAP_FAILURE, "198.51.100.2")
+    # Elsewhere copies go in clear, unless policy is against it.
+    scene.added(cdest_ids=("clear",), deliveries=(OTHER_DELIVERY,))
+    needed = replace(policy(), protected=(path,), needs_tunnel=True)
+    ended = scene.control.apply_policy(needed, now())
+    assert [each.cdest_ids for each in ended] == [("clear",)]
+    result = scene.add(cdest_ids=("clear",), deliveries=(OTHER_DELIVERY,))
+    assert isinstance(result, ErrorResult)
+    assert result.parameters[0].value == str(OTHER_DELIVERY.address)
 
 
 @pytest.mark.ledger("T-196")

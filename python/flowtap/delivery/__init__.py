@@ -1,0 +1,1 @@
+"""Where copies go, and the protected paths that they take."""
