@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -167,12 +167,6 @@ def version(program: str) -> str | None:
     return lines[0] if lines else ""
 
 
-def has_command(name: str) -> bool:
-    """Whether flowtap has this command already."""
-    done = subprocess.run([*FLOWTAP, name, "--help"], capture_output=True, check=False, cwd=ROOT)
-    return done.returncode == 0
-
-
 def build_limits() -> None:
     """Builds the limit programs."""
     words = ["cargo", "build", "-q", "--release", "-p", "flowtap-io", "--examples"]
@@ -190,6 +184,3 @@ def running(words: Sequence[str | Path], ready: str | None = None) -> Iterator[P
     finally:
         if program.process.returncode is None:
             program.end(signal.SIGKILL)
-
-
-Progress = Callable[[str], None]
