@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from flowtap import BpfProgram, Criteria, FilterTable, Tap, interface_link_type, interfaces
-from flowtap.cli.console import Exit, Table, fail, interrupts, print_json, print_table, say
+from flowtap.cli.account import account, print_account, print_criteria, print_written
+from flowtap.cli.console import Exit, fail, interrupts, print_json, say
 from flowtap.cli.criteria import LoadedCriteria, check_exportable, comment, load_criteria
 from flowtap.cli.frame_filter import compile_words
 
@@ -199,28 +200,20 @@ def _summary(stats: Stats, loaded: LoadedCriteria | None, elapsed_s: float) -> d
     ]
     return {
         "interfaces": captures,
-        "frames": stats.frames,
-        "undecodable": stats.undecodable,
-        "own": stats.own,
+        **account(
+            stats,
+            filtered_out=sum(each.filtered_out for each in stats.captures),
+            written=stats.written,
+            with_criteria=loaded is not None,
+        ),
         "duplicates": stats.duplicates,
-        "filtered_out": sum(each.filtered_out for each in stats.captures),
-        "matched": stats.matched,
-        "copies": stats.copied,
-        "refused": stats.refused,
-        "exported": stats.exported,
-        "dropped": stats.dropped,
-        "written": stats.written,
-        "criteria": []
-        if loaded is None
-        else [{"id": each.id, "packets": each.packets, "octets": each.octets} for each in stats.criteria],
         "elapsed_s": elapsed_s,
     }
 
 
 def _print(summary: dict[str, Any], write: str | None) -> None:
     if summary["criteria"]:
-        rows = [(each["id"], each["packets"], each["octets"]) for each in summary["criteria"]]
-        print_table(Table(("criteria", "packets", "octets"), rows))
+        print_criteria(summary)
     for each in summary["interfaces"]:
         print(
             f"{each['interface']}: {each['received']:,} frames received,"
@@ -231,17 +224,5 @@ def _print(summary: dict[str, Any], write: str | None) -> None:
         if each["super_frames_whole"]:
             count = f"{each['super_frames_whole']:,}"
             print(f"{each['interface']}: {count} super-frames could not be cut and are whole")
-    print(
-        f"{summary['frames']:,} frames captured, {summary['undecodable']:,} undecodable,"
-        f" {summary['matched']:,} matched, {summary['copies']:,} copied"
-    )
-    if summary["filtered_out"]:
-        print(f"{summary['filtered_out']:,} frames kept away by the frame filter")
-    if summary["duplicates"]:
-        print(f"{summary['duplicates']:,} packets were seen again and not copied twice")
-    if summary["refused"]:
-        print(f"{summary['refused']:,} copies refused: too long for their destinations, or above a limit")
-    if summary["exported"] or summary["dropped"]:
-        print(f"{summary['exported']:,} copies exported, {summary['dropped']:,} dropped")
-    if write is not None and write != "-":
-        print(f"{summary['written']:,} frames written to {write}")
+    print_account(summary)
+    print_written(summary, write)

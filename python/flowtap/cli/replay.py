@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from flowtap import Replay, capture_link_type
-from flowtap.cli.console import Exit, Table, fail, interrupts, print_json, print_table, say
+from flowtap.cli.account import account, print_account, print_criteria, print_written
+from flowtap.cli.console import Exit, fail, interrupts, print_json, say
 from flowtap.cli.criteria import LoadedCriteria, check_exportable, comment, load_criteria
 from flowtap.cli.frame_filter import compile_words
 
@@ -138,24 +139,12 @@ def _run(replay: Replay, *, show_progress: bool) -> ReplayReport:
 def _summary(report: ReplayReport, loaded: LoadedCriteria) -> dict[str, Any]:
     stats = report.stats
     return {
-        "frames": stats.frames,
+        **account(stats, filtered_out=report.filtered_out, written=report.written),
         "octets": stats.octets,
-        "undecodable": stats.undecodable,
-        "own": stats.own,
-        "matched": stats.matched,
-        "copies": stats.copied,
-        "refused": stats.refused,
-        "filtered_out": report.filtered_out,
-        "written": report.written,
-        "criteria": [
-            {"id": each.id, "packets": each.packets, "octets": each.octets} for each in stats.criteria
-        ],
         "load_s": loaded.load_s,
         "compile_s": loaded.compile_s,
         "elapsed_s": report.elapsed_s,
         "threads": report.threads,
-        "exported": stats.exported,
-        "dropped": stats.dropped,
         "interrupted": report.interrupted,
         "error": None
         if report.error is None
@@ -174,27 +163,12 @@ def _summary(report: ReplayReport, loaded: LoadedCriteria) -> dict[str, Any]:
 
 
 def _print(summary: dict[str, Any], write: str | None) -> None:
-    print_table(
-        Table(
-            ("criteria", "packets", "octets"),
-            [(each["id"], each["packets"], each["octets"]) for each in summary["criteria"]],
-        )
-    )
-    print(
-        f"{summary['frames']:,} frames captured, {summary['undecodable']:,} undecodable,"
-        f" {summary['matched']:,} matched, {summary['copies']:,} copied"
-    )
-    if summary["filtered_out"]:
-        print(f"{summary['filtered_out']:,} frames kept away by the frame filter")
-    if summary["refused"]:
-        print(f"{summary['refused']:,} copies refused: too long for their destinations, or above a limit")
-    if summary["exported"] or summary["dropped"]:
-        print(f"{summary['exported']:,} copies exported, {summary['dropped']:,} dropped")
+    print_criteria(summary)
+    print_account(summary)
     for each in summary["destinations"]:
         if each["last_error"]:
             say(f"content destination {each['id']}: {each['last_error']}")
-    if write is not None and write != "-":
-        print(f"{summary['written']:,} frames written to {write}")
+    print_written(summary, write)
     rate = summary["frames"] / summary["elapsed_s"] if summary["elapsed_s"] else 0.0
     threads = f", {summary['threads']} threads" if summary["threads"] > 1 else ""
     print(f"{summary['elapsed_s']:.3f} s, {rate / 1e6:.2f} million frames a second{threads}")
