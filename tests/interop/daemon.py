@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -152,6 +154,19 @@ def start(directory: Path, *inside: str) -> Tap:
     public = (directory / "host_key.pub").read_text()
     (directory / "known_hosts").write_text(f"[127.0.0.1]:{port} {public}")
     return Tap(directory, process, port)
+
+
+@contextmanager
+def running(directory: Path, source: str, extra: str = "") -> Iterator[Tap]:
+    """A daemon with a configuration of its own, until the block ends; it must end well."""
+    write_configuration(directory, source, extra)
+    tap = start(directory)
+    try:
+        yield tap
+    finally:
+        end(tap)
+    assert tap.process.returncode == 0
+    assert "Traceback" not in tap.log
 
 
 def end(tap: Tap) -> None:

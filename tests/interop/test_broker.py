@@ -31,9 +31,9 @@ pytestmark = [
 @pytest.fixture
 def tap(tmp_path: Path) -> Iterator[Tap]:
     write_configuration(tmp_path, FOR_EVER)
-    running = start(tmp_path)
-    yield running
-    end(running)
+    tap = start(tmp_path)
+    yield tap
+    end(tap)
 
 
 def capabilities(status: Path) -> dict[str, int]:

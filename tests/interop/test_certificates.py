@@ -48,8 +48,6 @@ def tap(tmp_path: Path) -> Iterator[Tap]:
     running = start(tmp_path)
     yield running
     end(running)
-    assert running.process.returncode == 0
-    assert "Traceback" not in running.log
 
 
 def test_a_certificate_of_the_authority_logs_in(tap: Tap, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import pytest
-from daemon import FOR_EVER, KEY, OWN_KEY, V7, Tap, end, start, write_configuration
+from daemon import FOR_EVER, KEY, OWN_KEY, V7, Tap, end, running, start, write_configuration
 
 from flowtap import dtcp
 from flowtap.dtcp import (
@@ -117,12 +117,8 @@ class UdpRelay:
 @pytest.fixture
 def tap(tmp_path: Path) -> Iterator[Tap]:
     udp = '[dtcp.udp]\nlisten = ["127.0.0.1:0"]'
-    write_configuration(tmp_path, FOR_EVER, udp)
-    running = start(tmp_path)
-    yield running
-    end(running)
-    assert running.process.returncode == 0
-    assert "Traceback" not in running.log
+    with running(tmp_path, FOR_EVER, udp) as tap:
+        yield tap
 
 
 @pytest.fixture

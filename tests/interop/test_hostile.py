@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from daemon import ADD, CAPTURE, FOR_EVER, KEY, OWN_KEY, V7, Tap, end, start, write_configuration
+from daemon import ADD, CAPTURE, FOR_EVER, KEY, OWN_KEY, V7, Tap, end, running, start, write_configuration
 
 from flowtap.cli.local import ask
 from flowtap.control import verify
@@ -30,13 +30,9 @@ pytestmark = pytest.mark.interop
 
 @pytest.fixture
 def tap(tmp_path: Path) -> Iterator[Tap]:
-    write_configuration(tmp_path, FOR_EVER, '[dtcp.udp]\nlisten = ["127.0.0.1:0"]')
-    running = start(tmp_path)
-    yield running
-    end(running)
-    assert running.process.returncode == 0
-    assert "Traceback" not in running.log
-    assert "192.0.2." not in running.log
+    with running(tmp_path, FOR_EVER, '[dtcp.udp]\nlisten = ["127.0.0.1:0"]') as tap:
+        yield tap
+    assert "192.0.2." not in tap.log
 
 
 def resident_octets(tap: Tap) -> int:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import asyncssh
 import pytest
-from daemon import FOR_EVER, OWN_KEY, V7, Tap, end, start, write_configuration
+from daemon import FOR_EVER, OWN_KEY, V7, Tap, end, running, start, write_configuration
 
 from flowtap.dtcp import NoopRequest
 from flowtap.mediation import TaskingError
@@ -22,12 +22,8 @@ pytestmark = pytest.mark.interop
 
 @pytest.fixture
 def tap(tmp_path: Path) -> Iterator[Tap]:
-    write_configuration(tmp_path, FOR_EVER)
-    running = start(tmp_path)
-    yield running
-    end(running)
-    assert running.process.returncode == 0
-    assert "Traceback" not in running.log
+    with running(tmp_path, FOR_EVER) as tap:
+        yield tap
 
 
 async def connect(

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from daemon import ADD, CAPTURE, Tap, end, start, write_configuration
+from daemon import ADD, CAPTURE, Tap, end, running, start, write_configuration
 
 from flowtap.cli.local import ask
 
@@ -22,9 +22,7 @@ def stats(tap: Tap) -> dict[str, int]:
 
 
 def test_a_rate_for_criteria_that_had_none(tmp_path: Path) -> None:
-    write_configuration(tmp_path, SOURCE)
-    tap = start(tmp_path)
-    try:
+    with running(tmp_path, SOURCE) as tap:
 
         async def add() -> None:
             async with tap.client() as client:
@@ -38,8 +36,6 @@ def test_a_rate_for_criteria_that_had_none(tmp_path: Path) -> None:
         ends = stats(tap)
         assert ends["copied"] - begins["copied"] <= 2
         assert ends["refused"] > begins["refused"]
-    finally:
-        end(tap)
 
 
 def test_a_rate_is_kept_and_changed_while_the_tap_runs(tmp_path: Path) -> None:

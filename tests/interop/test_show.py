@@ -81,8 +81,6 @@ def tap(tmp_path: Path) -> Iterator[Tap]:
         assert stat.S_IMODE((Path(directory) / "tap.sock").stat().st_mode) == 0o666
         yield running
         end(running)
-        assert running.process.returncode == 0
-        assert "Traceback" not in running.log
 
 
 def add_both(tap: Tap) -> None:

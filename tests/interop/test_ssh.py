@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from daemon import ADD, FOR_EVER, KEY, ONCE, OWN_KEY, V7, Tap, end, start, write_configuration
+from daemon import ADD, FOR_EVER, KEY, ONCE, OWN_KEY, V7, Tap, end, running, start, write_configuration
 
 from flowtap import Receiver
 from flowtap.cli.local import ask
@@ -30,12 +30,8 @@ pytestmark = pytest.mark.interop
 
 @pytest.fixture
 def tap(tmp_path: Path) -> Iterator[Tap]:
-    write_configuration(tmp_path, ONCE)
-    running = start(tmp_path)
-    yield running
-    end(running)
-    assert running.process.returncode == 0
-    assert "Traceback" not in running.log
+    with running(tmp_path, ONCE) as tap:
+        yield tap
 
 
 def wait_until_played(directory: Path) -> None:

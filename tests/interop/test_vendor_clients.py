@@ -15,7 +15,7 @@ from pathlib import Path
 
 import paramiko
 import pytest
-from daemon import FOR_EVER, KEY, Tap, end, start, write_configuration
+from daemon import FOR_EVER, KEY, Tap, running
 
 from flowtap.dtcp.authentication import digest
 
@@ -26,12 +26,8 @@ INTERFACES = Path(__file__).parents[1] / "captures" / "interfaces.pcapng"
 
 @pytest.fixture
 def tap(tmp_path: Path) -> Iterator[Tap]:
-    write_configuration(tmp_path, FOR_EVER)
-    running = start(tmp_path)
-    yield running
-    end(running)
-    assert running.process.returncode == 0
-    assert "Traceback" not in running.log
+    with running(tmp_path, FOR_EVER) as tap:
+        yield tap
 
 
 def signed(lines: list[str]) -> bytes:
@@ -228,12 +224,8 @@ interfaces = ["access.1"]
 @pytest.fixture
 def router(tmp_path: Path) -> Iterator[Tap]:
     """A replay of what two of a router's interfaces have seen."""
-    write_configuration(tmp_path, ROUTER)
-    running = start(tmp_path)
-    yield running
-    end(running)
-    assert running.process.returncode == 0
-    assert "Traceback" not in running.log
+    with running(tmp_path, ROUTER) as tap:
+        yield tap
 
 
 def everybody(*extra: str, version: str = "0.8") -> list[str]:

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon import ADD, CAPTURE, FOR_EVER, Tap, end, start, write_configuration
+from daemon import ADD, CAPTURE, FOR_EVER, Tap, end, running, start
 from scene import DELIVERY, PLACES, V7, add_request, principal
 
 from flowtap import FilterTable
@@ -329,12 +329,8 @@ def ear() -> Iterator[Ear]:
 @pytest.fixture
 def tap(tmp_path: Path) -> Iterator[Tap]:
     source = FOR_EVER.replace("pace = 50", "pace = 50000")
-    write_configuration(tmp_path, source)
-    running = start(tmp_path)
-    yield running
-    end(running)
-    assert running.process.returncode == 0
-    assert "Traceback" not in running.log
+    with running(tmp_path, source) as tap:
+        yield tap
 
 
 def ask_for(tap: Tap, text: str, seq: str = "1") -> int:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from daemon import ADD, FOR_EVER, OWN_KEY, Tap, end, start, write_configuration
+from daemon import ADD, FOR_EVER, OWN_KEY, Tap, running
 from scene import OTHER_DELIVERY, V7, Scene, add_request, now, policy, principal
 
 from flowtap.control import (
@@ -198,11 +198,8 @@ def test_a_refusal_is_on_record_even_where_the_journal_could_not_be_written_at_o
 
 @pytest.fixture
 def tap(tmp_path: Path) -> Iterator[Tap]:
-    write_configuration(tmp_path, FOR_EVER)
-    running = start(tmp_path)
-    yield running
-    end(running)
-    assert running.process.returncode == 0
+    with running(tmp_path, FOR_EVER) as tap:
+        yield tap
 
 
 @pytest.mark.interop

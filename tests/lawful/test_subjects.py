@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from daemon import OWN_KEY, Tap, end, start, write_configuration
+from daemon import OWN_KEY, Tap, end, running, start
 from hypothesis import given
 from hypothesis import strategies as st
 from scene import PLACES
@@ -149,10 +149,8 @@ listen = ["127.0.0.1:0"]
 @pytest.fixture
 def tap(tmp_path: Path) -> Iterator[Tap]:
     files = ", ".join(f'"{CAPTURES / name}"' for name in ("plain.pcap", "http.pcap"))
-    write_configuration(tmp_path, f"files = [{files}]\npace = 300\nloop = true", EXTRA)
-    running = start(tmp_path)
-    yield running
-    end(running)
+    with running(tmp_path, f"files = [{files}]\npace = 300\nloop = true", EXTRA) as tap:
+        yield tap
 
 
 def requests() -> list[str]:
