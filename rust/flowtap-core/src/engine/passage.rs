@@ -116,11 +116,12 @@ impl Engine {
     ) -> Verdict {
         if self.own.is_some()
             && let Some(outer) = Outer::of(frame)
-            && self.is_own(&outer.packet())
         {
             // It was missed for its addresses, and what is the tap's own is in no circuit either.
-            self.totals.own += 1;
-            return Verdict::Own;
+            let packet = outer.packet();
+            if self.is_own(&packet) || self.follows_own(&packet, now_ns) {
+                return self.take_own(&packet, now_ns, batch, sink);
+            }
         }
         let copied = Copied {
             is_duplicate: false,
