@@ -47,7 +47,10 @@ def main() -> None:
         given.bind(tuple(options["export"]))
         options["export"] = given
     table = FilterTable.compile([Criteria(**each) for each in job["criteria"]], destinations)
+    tunnels = [tuple(each) for each in options.pop("tunnels", [])]
     tap = Tap.live(job["interfaces"], table, **options)
+    tap.exclude_tunnels(tunnels)
+    tap.prove_exclusion()
     tap.start()
     print(json.dumps("started"), flush=True)
     for line in sys.stdin:

@@ -66,6 +66,28 @@ def test_copies_through_a_socket_of_the_caller_s_are_not_tapped(
     assert stats["own"] == 30
 
 
+def test_what_goes_through_the_tap_s_own_tunnel_is_not_tapped(net: Net, pair: tuple[str, str]) -> None:
+    """With the kernel's IPsec the interface shows what was decrypted once more, as if it had come in clear."""
+    one, other = pair
+    device, speaker = "2.2.2.2", "100.100.100.101"
+    net.run(one, "ip", "addr", "add", f"{speaker}/32", "dev", "lo")
+    net.run(one, "ip", "route", "add", "2.2.2.0/27", "via", THERE)
+    net.run(other, "ip", "addr", "add", f"{device}/27", "dev", "lo")
+    net.run(other, "ip", "route", "add", f"{speaker}/32", "via", HERE)
+    tunnel = [HERE, THERE, [speaker], ["2.2.2.0/27"]]
+    tapper = net.tapper(one, ["eth0"], [{"id": 1, "protocol": "17,50"}], tunnels=[tunnel])
+    net.send_udp(one, device, 10, source=speaker)
+    net.send_udp(other, speaker, 10, source=device, octets=3_000)
+    net.send_udp(one, THERE, 10, source=HERE, port=4500)
+    # From another address of this host.
+    net.send_udp(one, device, 10, source=HERE)
+    until("all is seen", lambda: tapper.stats()["matched"] >= 10)
+    stats = tapper.stats()
+    # "Port unreachable" goes through it as well.
+    assert stats["own"] >= 10 + 30 + 10
+    assert stats["matched"] == 10
+
+
 def test_everybody_s_address_is_no_source(net: Net, pair: tuple[str, str]) -> None:
     """The kernel would send from the interface's own address, and such copies are not known as the tap's."""
     one, _ = pair

@@ -265,8 +265,7 @@ impl Engine {
         }
         let packet = outer.packet();
         if self.is_own(&packet) {
-            self.totals.own += 1;
-            return Verdict::Own;
+            return self.take_own(&packet, now_ns, batch, sink);
         }
         match packet.fragment {
             Some(fragment) if !fragment.is_atomic() => {

@@ -105,11 +105,22 @@ impl HeldFrame {
     }
 }
 
+/// What the first fragment of a datagram was, for those that follow it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum FirstVerdict<'a> {
+    /// Traffic of the tap itself.
+    Own,
+    /// Criteria with these ids match.
+    Matching(&'a [u64]),
+}
+
 /// What is known of one datagram.
 #[derive(Debug)]
 struct Known {
     /// Ids of the criteria that matched the first fragment; None while it has not been seen.
     verdict: Option<Box<[u64]>>,
+    /// Whether the first fragment belonged to the tap.
+    is_own: bool,
     held: Vec<HeldFrame>,
     since_ns: u64,
     /// Tells this entry from an earlier one with the same key, in the order of arrival.
@@ -165,12 +176,15 @@ impl FragmentMemory {
         packet: &IpPacket<'_>,
         fragment: &Fragment,
         now_ns: u64,
-    ) -> Option<&[u64]> {
+    ) -> Option<FirstVerdict<'_>> {
         let known = self.known.get(&Datagram::of(packet, fragment))?;
         if now_ns.saturating_sub(known.since_ns) > self.limits.timeout_ns {
             return None;
         }
-        known.verdict.as_deref()
+        if known.is_own {
+            return Some(FirstVerdict::Own);
+        }
+        known.verdict.as_deref().map(FirstVerdict::Matching)
     }
 
     /// Remembers the verdict on a first fragment and returns the later ones that waited for it.
@@ -178,7 +192,7 @@ impl FragmentMemory {
         &mut self,
         packet: &IpPacket<'_>,
         fragment: &Fragment,
-        ids: &[u64],
+        verdict: FirstVerdict<'_>,
         now_ns: u64,
     ) -> Vec<HeldFrame> {
         let datagram = Datagram::of(packet, fragment);
@@ -188,7 +202,7 @@ impl FragmentMemory {
             .map(|known| known.held)
             .unwrap_or_default();
         self.held_octets -= octets(&waiting);
-        self.remember(datagram, Some(ids.into()), Vec::new(), now_ns);
+        self.remember(datagram, Some(verdict), Vec::new(), now_ns);
         waiting
     }
 
@@ -214,7 +228,7 @@ impl FragmentMemory {
     fn remember(
         &mut self,
         datagram: Datagram,
-        verdict: Option<Box<[u64]>>,
+        verdict: Option<FirstVerdict<'_>>,
         held: Vec<HeldFrame>,
         now_ns: u64,
     ) {
@@ -228,7 +242,12 @@ impl FragmentMemory {
         self.known.insert(
             datagram,
             Known {
-                verdict,
+                verdict: match verdict {
+                    Some(FirstVerdict::Matching(ids)) => Some(ids.into()),
+                    Some(FirstVerdict::Own) => Some(Box::default()),
+                    None => None,
+                },
+                is_own: verdict == Some(FirstVerdict::Own),
                 held,
                 since_ns: now_ns,
                 number,
@@ -339,7 +358,7 @@ mod tests {
         };
         let packet = decode_packet(&frame).unwrap();
         let fragment = packet.fragment.unwrap();
-        memory.first(&packet, &fragment, &[], now_ns);
+        memory.first(&packet, &fragment, FirstVerdict::Matching(&[]), now_ns);
         memory.forget(now_ns);
     }
 

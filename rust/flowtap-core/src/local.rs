@@ -16,6 +16,11 @@ impl LocalAddresses {
         self.0.contains(&address)
     }
 
+    /// All of them, in no order.
+    pub fn iter(&self) -> impl Iterator<Item = Address> {
+        self.0.iter().copied()
+    }
+
     /// Whether this host has made a packet with this source address that goes out.
     #[inline]
     pub fn made(&self, source: Address) -> bool {

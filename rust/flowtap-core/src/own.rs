@@ -1,12 +1,18 @@
 //! Traffic of the tap itself, which is never tapped: without this a criterion that matches its own copies would copy
 //! them again and again.
 
+mod proof;
+mod tunnels;
+
 use foldhash::fast::RandomState;
 use hashbrown::HashSet;
 
-use crate::decode::IpPacket;
+pub use self::proof::{Unproven, prove};
+pub use self::tunnels::OwnTunnel;
+use self::tunnels::Tunnels;
+use crate::decode::{Fragment, IpPacket};
 use crate::local::LocalAddresses;
-use crate::packet::{Address, Transport};
+use crate::packet::{Address, PacketKey, Transport};
 use crate::table::FilterTable;
 use crate::wire::protocol;
 
@@ -21,6 +27,15 @@ pub struct OwnEndpoint {
     pub port: u16,
 }
 
+impl OwnEndpoint {
+    fn has(&self, address: Address, local: Option<&LocalAddresses>) -> bool {
+        match self.address {
+            Some(own) => own == address,
+            None => local.is_some_and(|local| local.contains(address)),
+        }
+    }
+}
+
 /// Where copies come from that all leave through one socket, in place of the tasked sources.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OwnSource {
@@ -30,10 +45,12 @@ pub struct OwnSource {
     pub port: u16,
 }
 
-/// What belongs to the tap: its control channels and, by the destinations of the present table, its copies.
+/// What belongs to the tap: its control channels, the tunnels that it uses and, by the destinations of the present table,
+/// its copies.
 #[derive(Clone, Debug, Default)]
 pub struct OwnTraffic {
     endpoints: Vec<OwnEndpoint>,
+    tunnels: Tunnels,
     source: Option<OwnSource>,
     /// Addresses and ports of copies: source, destination.
     copies: HashSet<(Address, u16, Address, u16), RandomState>,
@@ -60,6 +77,13 @@ impl OwnTraffic {
     #[must_use]
     pub fn sent_from(mut self, source: OwnSource) -> Self {
         self.source = Some(source);
+        self
+    }
+
+    /// Tells which tunnels begin on this host.
+    #[must_use]
+    pub fn through(mut self, tunnels: Vec<OwnTunnel>) -> Self {
+        self.tunnels = Tunnels::new(tunnels);
         self
     }
 
@@ -106,6 +130,9 @@ impl OwnTraffic {
 
     /// Whether a packet belongs to the tap.
     pub fn contains(&self, packet: &IpPacket<'_>, local: Option<&LocalAddresses>) -> bool {
+        if !self.tunnels.is_empty() && self.tunnels.contain(packet, local) {
+            return true;
+        }
         let key = &packet.key;
         let is_udp = key.protocol == Some(protocol::UDP);
         let Transport::Ports {
@@ -135,17 +162,42 @@ impl OwnTraffic {
         if is_udp && is_copy() {
             return true;
         }
-        let is_there = |endpoint: &OwnEndpoint, address: Address, port: u16| {
-            endpoint.port == port
-                && match endpoint.address {
-                    Some(own) => own == address,
-                    None => local.is_some_and(|local| local.contains(address)),
-                }
-        };
         self.endpoints.iter().any(|endpoint| {
             key.protocol == Some(endpoint.protocol)
-                && (is_there(endpoint, key.source, source)
-                    || is_there(endpoint, key.destination, destination))
+                && (endpoint.port == source && endpoint.has(key.source, local)
+                    || endpoint.port == destination && endpoint.has(key.destination, local))
+        })
+    }
+
+    /// Whether later fragments of a datagram that belongs to the tap tell so by themselves; otherwise they have to be known
+    /// by their first.
+    pub(crate) fn is_told_by_later(
+        &self,
+        first: &IpPacket<'_>,
+        fragment: &Fragment,
+        local: Option<&LocalAddresses>,
+    ) -> bool {
+        let later = IpPacket {
+            key: PacketKey {
+                transport: Transport::None,
+                ..first.key
+            },
+            fragment: Some(Fragment {
+                offset_octets: 8,
+                ..*fragment
+            }),
+            ..*first
+        };
+        self.contains(&later, local)
+    }
+
+    /// Whether a later fragment may be of a datagram that belongs to the tap, which its first would tell.
+    pub(crate) fn may_contain(&self, later: &PacketKey, local: Option<&LocalAddresses>) -> bool {
+        self.endpoints.iter().any(|endpoint| {
+            later
+                .protocol
+                .is_none_or(|protocol| protocol == endpoint.protocol)
+                && (endpoint.has(later.source, local) || endpoint.has(later.destination, local))
         })
     }
 }

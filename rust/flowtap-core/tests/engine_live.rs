@@ -139,7 +139,7 @@ fn copies_and_control_channels_are_the_tap_s_own() {
             true,
         ),
         (
-            ipv4_fragment(TAP, DEVICE, 6, &[1; 16], 1480, false, 7),
+            ipv4_fragment(TAP, DEVICE, 132, &[1; 16], 1480, false, 7),
             false,
         ),
         (ipv4(DEVICE, TAP, 6, &tcp(50_000, 32_001)), true),

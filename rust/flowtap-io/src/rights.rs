@@ -4,8 +4,8 @@ use std::io;
 
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, capability_is_in_bounding_set,
-    clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities,
-    set_no_new_privs,
+    clear_ambient_capability_set, configure_capability_in_ambient_set,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
 
 /// The capabilities that flowtap knows to use, by name.
@@ -40,6 +40,19 @@ pub fn held() -> io::Result<Vec<&'static str>> {
 /// # Errors
 /// The system refuses.
 pub fn keep_only(names: &[&str]) -> io::Result<()> {
+    keep(names, false)
+}
+
+/// The same, and programs that this process starts have what is kept, whoever's it is (ambient capabilities,
+/// capabilities(7)).
+///
+/// # Errors
+/// The system refuses.
+pub fn keep_for_programs(names: &[&str]) -> io::Result<()> {
+    keep(names, true)
+}
+
+fn keep(names: &[&str], for_programs: bool) -> io::Result<()> {
     let keep = KNOWN
         .iter()
         .filter(|(name, _)| names.contains(name))
@@ -55,18 +68,61 @@ pub fn keep_only(names: &[&str]) -> io::Result<()> {
             }
         }
     }
+    let kept = now.permitted.intersection(keep);
     let sets = CapabilitySets {
         effective: now.effective.intersection(keep),
-        permitted: now.permitted.intersection(keep),
-        inheritable: CapabilitySet::empty(),
+        permitted: kept,
+        inheritable: if for_programs {
+            kept
+        } else {
+            CapabilitySet::empty()
+        },
     };
     set_capabilities(None, sets)?;
+    if for_programs {
+        for (_, one) in KNOWN.iter().filter(|(_, one)| kept.contains(*one)) {
+            configure_capability_in_ambient_set(*one, true)?;
+        }
+    }
     Ok(())
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The capabilities of a program that this thread starts, as the kernel prints them.
+    fn of_a_program() -> Vec<u64> {
+        let output = std::process::Command::new("/bin/cat")
+            .arg("/proc/self/status")
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        ["CapPrm:", "CapEff:", "CapAmb:"]
+            .map(|name| {
+                let mut values = text.lines().filter_map(|line| line.strip_prefix(name));
+                u64::from_str_radix(values.next().unwrap().trim(), 16).unwrap()
+            })
+            .to_vec()
+    }
+
+    #[test]
+    fn programs_have_what_is_kept_for_them_and_no_more() {
+        std::thread::spawn(|| {
+            let net_raw = CapabilitySet::NET_RAW.bits();
+            if !held().unwrap().contains(&"CAP_NET_RAW") {
+                return;
+            }
+            keep_for_programs(&["CAP_NET_RAW", "CAP_NO_SUCH"]).unwrap();
+            assert_eq!(of_a_program(), [net_raw; 3]);
+            keep_only(&["CAP_NET_RAW"]).unwrap();
+            let [permitted, effective, ambient] = of_a_program().try_into().unwrap();
+            assert_eq!((permitted | effective) & !net_raw, 0);
+            assert_eq!(ambient, 0);
+        })
+        .join()
+        .unwrap();
+    }
 
     /// A thread's capabilities are its own, so the others keep theirs.
     #[test]

@@ -1,6 +1,7 @@
 //! The running data plane: sources, engines and exporters on threads of their own.
 
 mod batches;
+mod exclusion;
 mod filters;
 mod life;
 mod live;
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 
 use flowtap_core::counters::Stats;
 use flowtap_core::decode::InnerTunnels;
+use flowtap_core::own::{OwnTraffic, OwnTunnel};
 use flowtap_core::table::FilterTable;
 
 pub use self::batches::CaptureBatches;
@@ -51,6 +53,8 @@ pub struct PlayOptions {
     pub interface: Option<String>,
     /// Tunnels whose inner packets criteria are matched against as well.
     pub inner: InnerTunnels,
+    /// Tunnels of the tap, which are never tapped.
+    pub tunnels: Vec<OwnTunnel>,
     /// Begin again after the last one.
     pub looped: bool,
     /// Begin when the table has so many criteria; what nobody asked for yet is not played away.
@@ -126,6 +130,12 @@ pub enum TapError {
     #[error("{message}")]
     Output {
         /// Which one, and why.
+        message: String,
+    },
+    /// The tap's own traffic would be tapped.
+    #[error("{message}")]
+    NotExcluded {
+        /// What of it.
         message: String,
     },
     /// The tap was stopped before.
@@ -267,6 +277,9 @@ pub struct Tap {
     /// One change at a time: filter, table, filter.
     installing: Mutex<()>,
     live: Option<(Arc<Live>, Life)>,
+    /// What is never tapped, where there is anything.
+    own: Option<OwnTraffic>,
+    inner: InnerTunnels,
     /// What was wrong with the workers when they were stopped.
     last_error: Option<String>,
 }
@@ -295,6 +308,8 @@ impl Tap {
             workers: Vec::new(),
             installing: Mutex::default(),
             live: None,
+            own: None,
+            inner: InnerTunnels::default(),
             last_error: None,
         }
     }
@@ -305,6 +320,8 @@ impl Tap {
     /// [`TapError::NoThread`].
     pub fn play(table: Arc<FilterTable>, options: PlayOptions) -> Result<Self, TapError> {
         let mut tap = Self::new(table);
+        tap.own = options.own_traffic();
+        tap.inner = options.inner;
         let shared = Arc::new(Shared::default());
         let (in_thread, cell, stop) = (
             Arc::clone(&shared),
@@ -330,7 +347,10 @@ impl Tap {
         let mut tap = Self::new(table);
         // Before the captures, so that nothing that happens to their interfaces is missed.
         let watch = InterfaceWatch::open_with_addresses(&options.interfaces)?;
-        let (live, prepared) = live::prepare(&tap.cell, &options)?;
+        let own = options.own_traffic()?;
+        tap.own = Some(own.clone());
+        tap.inner = options.inner;
+        let (live, prepared) = live::prepare(&tap.cell, &options, own)?;
         let wakers = prepared.iter().map(live::Prepared::waker).collect();
         let life = Life::begin(watch, Arc::clone(&live), wakers)?;
         let options = Arc::new(options);

@@ -6,6 +6,7 @@ use flowtap_core::batch::CopyBatch as CoreBatch;
 use flowtap_core::bpf::{Instruction, Program};
 use flowtap_core::engine::{Engine as CoreEngine, EngineOptions, Framing};
 use flowtap_core::frame::{Direction, Frame, LinkType as CoreLinkType};
+use flowtap_core::own::OwnTraffic;
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::sync::MutexExt;
@@ -17,6 +18,7 @@ use crate::input;
 use crate::link_type::LinkType;
 use crate::stats::Stats;
 use crate::table::FilterTable;
+use crate::tunnels::{GivenTunnel, own_tunnels};
 
 /// Octets of one record of pcapy-ng's `next_batch`: seconds, microseconds, offset, captured length.
 const RECORD_OCTETS: usize = 16;
@@ -103,13 +105,14 @@ fn record_fields(record: &[u8; RECORD_OCTETS]) -> [u32; 4] {
 impl Engine {
     #[new]
     #[pyo3(signature = (table, link_type=LinkType(CoreLinkType::Ethernet), *, mtu_octets=1500,
-        inner=Vec::new(), interface=None))]
+        inner=Vec::new(), interface=None, tunnels=Vec::new()))]
     fn new(
         table: &FilterTable,
         link_type: LinkType,
         mtu_octets: u32,
         inner: Vec<String>,
         interface: Option<String>,
+        tunnels: Vec<GivenTunnel<'_>>,
     ) -> PyResult<Self> {
         let options = EngineOptions {
             framing: Framing::Datagram { mtu_octets },
@@ -118,6 +121,9 @@ impl Engine {
         };
         let mut core = CoreEngine::new(Arc::clone(&table.0), options);
         core.name_interfaces(vec![interface]);
+        if !tunnels.is_empty() {
+            core.set_own_traffic(OwnTraffic::default().through(own_tunnels(tunnels)?));
+        }
         Ok(Self {
             core: Mutex::new(Fed {
                 engine: core,
@@ -200,6 +206,12 @@ impl Engine {
     fn install(&self, py: Python<'_>, table: &FilterTable) -> PyResult<()> {
         self.lock_attached(py)?.engine.install(Arc::clone(&table.0));
         Ok(())
+    }
+
+    /// Tries frames of every kind that the excluded tunnels can have, and returns how many there were.
+    fn prove_exclusion(&self, py: Python<'_>) -> PyResult<usize> {
+        let proven = self.lock_attached(py)?.engine.prove_exclusion();
+        proven.map_err(|error| errors::data_plane(&error.to_string()))
     }
 
     fn stats(&self, py: Python<'_>) -> PyResult<Stats> {

@@ -20,6 +20,7 @@ mod stats;
 mod table;
 mod tap;
 mod traffic;
+mod tunnels;
 mod usage;
 
 use pyo3::prelude::*;

@@ -14,15 +14,22 @@ pub(crate) fn rights_held() -> PyResult<Vec<&'static str>> {
     rights::held().map_err(|error| failed("capabilities", &error))
 }
 
-/// Gives up every capability but those named, for ever. Only before there are other threads.
+/// Gives up every capability but those named, for ever. Only before there are other threads. Programs that are started have
+/// those that are kept where `ambient` says so.
 #[pyfunction]
+#[pyo3(signature = (names, *, ambient=false))]
 #[expect(
     clippy::needless_pass_by_value,
     reason = "the binding converts into owned values"
 )]
-pub(crate) fn keep_rights(names: Vec<String>) -> PyResult<()> {
+pub(crate) fn keep_rights(names: Vec<String>, ambient: bool) -> PyResult<()> {
     let names: Vec<&str> = names.iter().map(String::as_str).collect();
-    rights::keep_only(&names).map_err(|error| failed("giving up capabilities", &error))
+    let kept = if ambient {
+        rights::keep_for_programs(&names)
+    } else {
+        rights::keep_only(&names)
+    };
+    kept.map_err(|error| failed("giving up capabilities", &error))
 }
 
 /// Answers requests for descriptors until the other side is closed.

@@ -25,6 +25,7 @@ use crate::errors;
 use crate::inner::inner_tunnels;
 use crate::stats::Stats;
 use crate::table::FilterTable;
+use crate::tunnels::{GivenTunnel, own_tunnels};
 
 /// What a tap is doing.
 enum State {
@@ -282,6 +283,7 @@ impl Tap {
             pace: self::pace(pace)?,
             interface,
             inner: inner_tunnels(inner)?,
+            tunnels: Vec::new(),
             looped: r#loop,
             wait_for_criteria,
             export,
@@ -359,6 +361,7 @@ impl Tap {
             export: export_options(export, broker.as_ref())?,
             broker,
             own: endpoints(own).collect(),
+            tunnels: Vec::new(),
             program: bpf.map(|program| Arc::clone(&program.0)),
             output: write.map(|path| OutputOptions {
                 path,
@@ -385,6 +388,44 @@ impl Tap {
                 Ok(())
             }
             _ => Err(Failure::Misuse("exclude: only before the start")),
+        })
+    }
+
+    /// Names tunnels of the tap itself: local gateway, remote gateway, local networks, remote networks. Neither what carries
+    /// them nor what this host sends and gets through them is ever tapped. Only before the start.
+    fn exclude_tunnels(&self, py: Python<'_>, tunnels: Vec<GivenTunnel<'_>>) -> PyResult<()> {
+        let tunnels = own_tunnels(tunnels)?;
+        self.with_state(py, |state| match state {
+            State::Ready { source, .. } => {
+                match &mut **source {
+                    Source::Interfaces(options) => options.tunnels.extend(tunnels),
+                    Source::Files(options) => options.tunnels.extend(tunnels),
+                }
+                Ok(())
+            }
+            State::Batches { batches, .. } => {
+                batches.exclude_tunnels(tunnels);
+                Ok(())
+            }
+            _ => Err(Failure::Misuse("exclude_tunnels: only before the start")),
+        })
+    }
+
+    /// Tries frames of every kind that the tap's own traffic can have on an engine whose criteria match everything, and
+    /// returns how many there were.
+    fn prove_exclusion(&self, py: Python<'_>) -> PyResult<usize> {
+        self.with_state(py, |state| {
+            Ok(match state {
+                State::Ready { table, source } => match &**source {
+                    Source::Interfaces(options) => options.prove_exclusion(table)?,
+                    Source::Files(options) => options.prove_exclusion(table)?,
+                },
+                State::Running(tap) => tap.prove_exclusion()?,
+                State::Batches { batches, .. } => {
+                    batches.prove_exclusion().map_err(TapError::from)?
+                }
+                State::Stopped { .. } | State::Gone => return Err(TapError::Stopped.into()),
+            })
         })
     }
 

@@ -3,8 +3,9 @@
 use super::set::AddressSet;
 use super::text;
 use super::{Criteria, CriteriaError, Field, Side, ranges};
+use crate::packet::Address;
 
-/// Addresses that a policy allows.
+/// Addresses that a policy allows, or that lie on one side of a tunnel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AddressSpace(AddressSet);
 
@@ -15,6 +16,20 @@ impl AddressSpace {
     /// The list cannot be read, or holds no address; the field is the source.
     pub fn parse(list: &str) -> Result<Self, CriteriaError> {
         text::addresses(Field::Source, list).map(Self)
+    }
+
+    /// Whether the space holds an address.
+    #[inline]
+    pub fn contains(&self, address: Address) -> bool {
+        self.0.contains(address)
+    }
+
+    /// The lowest address of each range.
+    pub fn lowest(&self) -> impl Iterator<Item = Address> {
+        let v4 = self.0.v4().into_iter();
+        let v6 = self.0.v6().into_iter();
+        v4.map(|(first, _)| Address::V4(first))
+            .chain(v6.map(|(first, _)| Address::V6(first)))
     }
 
     /// Whether every packet that the filter can match has its source or its destination in the space.

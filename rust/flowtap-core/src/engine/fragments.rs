@@ -3,8 +3,9 @@
 use super::{Engine, MatchSink, Verdict};
 use crate::batch::CopyBatch;
 use crate::decode::{Fragment, IpPacket, Outer};
-use crate::fragments::HeldFrame;
+use crate::fragments::{FirstVerdict, HeldFrame};
 use crate::frame::Frame;
+use crate::packet::PacketKey;
 use crate::table::{Passage, Slot};
 
 impl Engine {
@@ -31,15 +32,25 @@ impl Engine {
             let verdict = self.decide(frame, packet, passage, &mut slots, now_ns, batch, sink);
             self.remember(packet, fragment, &slots, now_ns, batch, sink);
             verdict
-        } else if let Some(ids) = self.fragments.verdict(packet, fragment, now_ns) {
-            slots.clear();
-            slots.extend(ids.iter().filter_map(|&id| self.table.slot_of(id)));
-            self.decide(frame, packet, passage, &mut slots, now_ns, batch, sink)
-        } else if self.table.classify_later_fragment(&packet.key, &mut slots) {
-            self.hold(frame, packet, fragment, now_ns);
-            Verdict::Held
         } else {
-            self.decide(frame, packet, passage, &mut slots, now_ns, batch, sink)
+            match self.fragments.verdict(packet, fragment, now_ns) {
+                Some(FirstVerdict::Own) => {
+                    self.totals.own += 1;
+                    Verdict::Own
+                }
+                Some(FirstVerdict::Matching(ids)) => {
+                    slots.clear();
+                    slots.extend(ids.iter().filter_map(|&id| self.table.slot_of(id)));
+                    self.decide(frame, packet, passage, &mut slots, now_ns, batch, sink)
+                }
+                None if self.table.classify_later_fragment(&packet.key, &mut slots)
+                    || self.may_be_own(&packet.key) =>
+                {
+                    self.hold(frame, packet, fragment, now_ns);
+                    Verdict::Held
+                }
+                None => self.decide(frame, packet, passage, &mut slots, now_ns, batch, sink),
+            }
         };
         self.slots = slots;
         self.forget_fragments(now_ns, batch, sink);
@@ -60,10 +71,58 @@ impl Engine {
         ids.clear();
         let matching = slots.iter().filter_map(|&slot| self.table.slot(slot));
         ids.extend(matching.map(Slot::id));
-        for held in self.fragments.first(packet, fragment, &ids, now_ns) {
+        let verdict = FirstVerdict::Matching(&ids);
+        for held in self.fragments.first(packet, fragment, verdict, now_ns) {
             self.follow(&held, &ids, now_ns, batch, sink);
         }
         self.ids = ids;
+    }
+
+    /// Counts a packet of the tap itself. Later fragments that do not tell by themselves whose they are follow their first.
+    #[cold]
+    pub(super) fn take_own(
+        &mut self,
+        packet: &IpPacket<'_>,
+        now_ns: u64,
+        batch: &mut CopyBatch,
+        sink: &mut impl MatchSink,
+    ) -> Verdict {
+        self.totals.own += 1;
+        let local = self.local.as_deref();
+        let is_open = |fragment: &Fragment| {
+            fragment.offset_octets == 0
+                && fragment.more
+                && self
+                    .own
+                    .as_ref()
+                    .is_some_and(|own| !own.is_told_by_later(packet, fragment, local))
+        };
+        if let Some(fragment) = packet.fragment.filter(is_open) {
+            for held in self
+                .fragments
+                .first(packet, &fragment, FirstVerdict::Own, now_ns)
+            {
+                self.totals.own += u64::from(!held.is_counted());
+            }
+            self.forget_fragments(now_ns, batch, sink);
+        }
+        Verdict::Own
+    }
+
+    /// Whether a later fragment is of a datagram whose first belonged to the tap.
+    pub(super) fn follows_own(&self, packet: &IpPacket<'_>, now_ns: u64) -> bool {
+        packet
+            .fragment
+            .filter(|fragment| fragment.offset_octets != 0)
+            .and_then(|fragment| self.fragments.verdict(packet, &fragment, now_ns))
+            == Some(FirstVerdict::Own)
+    }
+
+    /// Whether a later fragment may be of such a datagram, whose first is still to come.
+    fn may_be_own(&self, later: &PacketKey) -> bool {
+        self.own
+            .as_ref()
+            .is_some_and(|own| own.may_contain(later, self.local.as_deref()))
     }
 
     /// Decides fragments whose first did not come in time.

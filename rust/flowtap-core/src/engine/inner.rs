@@ -6,6 +6,7 @@
 use super::{Engine, MatchSink, Verdict};
 use crate::batch::CopyBatch;
 use crate::decode::{IpPacket, Outer};
+use crate::fragments::FirstVerdict;
 use crate::frame::Frame;
 
 impl Engine {
@@ -24,21 +25,27 @@ impl Engine {
         }
         let packet = outer.packet();
         if self.is_own(&packet) {
-            self.totals.own += 1;
-            return Verdict::Own;
+            return self.take_own(&packet, now_ns, batch, sink);
         }
         let fragment = packet.fragment.filter(|fragment| !fragment.is_atomic());
         let mut slots = std::mem::take(&mut self.slots);
         slots.clear();
         let verdict = match fragment {
             Some(fragment) if fragment.offset_octets != 0 => {
-                if let Some(ids) = self.fragments.verdict(&packet, &fragment, now_ns) {
-                    slots.extend(ids.iter().filter_map(|&id| self.table.slot_of(id)));
-                    self.decide(frame, &packet, passage, &mut slots, now_ns, batch, sink)
-                } else {
-                    // What the first fragment carries may match whatever this one shows.
-                    self.hold(frame, &packet, &fragment, now_ns);
-                    Verdict::Held
+                match self.fragments.verdict(&packet, &fragment, now_ns) {
+                    Some(FirstVerdict::Own) => {
+                        self.totals.own += 1;
+                        Verdict::Own
+                    }
+                    Some(FirstVerdict::Matching(ids)) => {
+                        slots.extend(ids.iter().filter_map(|&id| self.table.slot_of(id)));
+                        self.decide(frame, &packet, passage, &mut slots, now_ns, batch, sink)
+                    }
+                    None => {
+                        // What the first fragment carries may match whatever this one shows.
+                        self.hold(frame, &packet, &fragment, now_ns);
+                        Verdict::Held
+                    }
                 }
             }
             _ => {
@@ -80,10 +87,14 @@ impl Engine {
                 self.remember(inner, &fragment, matching, now_ns, batch, sink);
             }
             Some(fragment) => {
-                if let Some(ids) = self.fragments.verdict(inner, &fragment, now_ns) {
-                    slots.extend(ids.iter().filter_map(|&id| self.table.slot_of(id)));
-                } else {
-                    self.table.classify_later_fragment_also(&inner.key, slots);
+                match self.fragments.verdict(inner, &fragment, now_ns) {
+                    Some(FirstVerdict::Matching(ids)) => {
+                        slots.extend(ids.iter().filter_map(|&id| self.table.slot_of(id)));
+                    }
+                    // The outermost packet alone says what belongs to the tap.
+                    Some(FirstVerdict::Own) | None => {
+                        self.table.classify_later_fragment_also(&inner.key, slots);
+                    }
                 }
             }
         }

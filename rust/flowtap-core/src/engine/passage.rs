@@ -9,7 +9,7 @@ use crate::decode::{IpPacket, Outer};
 use crate::duplicates::Duplicates;
 use crate::frame::{Direction, Frame};
 use crate::local::LocalAddresses;
-use crate::own::OwnTraffic;
+use crate::own::{OwnTraffic, Unproven, prove};
 use crate::packet::Address;
 use crate::table::{Passage, Way};
 
@@ -44,6 +44,18 @@ impl Engine {
     pub fn set_own_traffic(&mut self, mut own: OwnTraffic) {
         own.follow(&self.table);
         self.own = Some(own);
+    }
+
+    /// Proves that what belongs to the tap is not tapped, with the present table; returns how many frames were tried, 0
+    /// where nobody told what that is.
+    ///
+    /// # Errors
+    /// [`Unproven`].
+    pub fn prove_exclusion(&self) -> Result<usize, Unproven> {
+        match &self.own {
+            Some(own) => prove(own, &self.table, self.local.as_ref(), self.options.inner),
+            None => Ok(0),
+        }
     }
 
     /// Copies a packet once where it is seen several times; the memory may be shared with other engines.
@@ -116,11 +128,12 @@ impl Engine {
     ) -> Verdict {
         if self.own.is_some()
             && let Some(outer) = Outer::of(frame)
-            && self.is_own(&outer.packet())
         {
             // It was missed for its addresses, and what is the tap's own is in no circuit either.
-            self.totals.own += 1;
-            return Verdict::Own;
+            let packet = outer.packet();
+            if self.is_own(&packet) || self.follows_own(&packet, now_ns) {
+                return self.take_own(&packet, now_ns, batch, sink);
+            }
         }
         let copied = Copied {
             is_duplicate: false,

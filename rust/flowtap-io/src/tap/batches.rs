@@ -6,6 +6,7 @@ use flowtap_core::batch::CopyBatch;
 use flowtap_core::counters::Stats;
 use flowtap_core::decode::InnerTunnels;
 use flowtap_core::engine::{Engine, EngineOptions, Framing};
+use flowtap_core::own::{OwnTraffic, OwnTunnel, Unproven};
 use flowtap_core::table::FilterTable;
 
 use crate::files::{CaptureError, CaptureReader, names};
@@ -14,6 +15,7 @@ use crate::files::{CaptureError, CaptureReader, names};
 pub struct CaptureBatches {
     reader: CaptureReader,
     engine: Engine,
+    tunnels: Vec<OwnTunnel>,
     /// How many of the file's interfaces the engine knows by name.
     named: usize,
     last_ns: u64,
@@ -41,6 +43,7 @@ impl CaptureBatches {
         Ok(Self {
             reader: CaptureReader::open(path)?,
             engine: Engine::new(table, options),
+            tunnels: Vec::new(),
             named: 0,
             last_ns: 0,
             ended: false,
@@ -93,6 +96,21 @@ impl CaptureBatches {
                 .process(&frame, frame.timestamp_ns, batch, &mut ());
         }
         Ok(true)
+    }
+
+    /// Tells which tunnels are the reader's own; what belongs to them is not copied.
+    pub fn exclude_tunnels(&mut self, tunnels: Vec<OwnTunnel>) {
+        self.tunnels.extend(tunnels);
+        self.engine
+            .set_own_traffic(OwnTraffic::default().through(self.tunnels.clone()));
+    }
+
+    /// Proves that nothing of one's own is copied; returns how many frames were tried.
+    ///
+    /// # Errors
+    /// [`Unproven`].
+    pub fn prove_exclusion(&self) -> Result<usize, Unproven> {
+        self.engine.prove_exclusion()
     }
 
     /// The account so far.

@@ -12,7 +12,7 @@ use flowtap_core::duplicates::Duplicates;
 use flowtap_core::engine::MatchSink;
 use flowtap_core::frame::LinkType;
 use flowtap_core::local::LocalAddresses;
-use flowtap_core::own::{OwnEndpoint, OwnSource, OwnTraffic};
+use flowtap_core::own::{OwnEndpoint, OwnTraffic, OwnTunnel};
 
 use super::filters::Filters;
 use super::local::local_addresses;
@@ -20,7 +20,7 @@ use super::output::{Output, OutputOptions};
 use super::station::Station;
 use super::{Shared, TapError, WorkerStats};
 use crate::broker::Broker;
-use crate::export::{ExportOptions, source_of};
+use crate::export::ExportOptions;
 use crate::packet::{
     Capture, CaptureOptions, Directions, FanoutGroup, FanoutMode, OnWire, PacketError, RingFrame,
     RingOptions, StatisticsReader, Timestamps, Waker,
@@ -69,6 +69,8 @@ pub struct LiveOptions {
     pub broker: Option<Arc<Broker>>,
     /// Control channels of the tap, which are never tapped.
     pub own: Vec<OwnEndpoint>,
+    /// Tunnels of the tap, which are never tapped either.
+    pub tunnels: Vec<OwnTunnel>,
     /// Frames for which it returns 0 are not looked at any further.
     pub program: Option<Arc<Program>>,
     /// Where matched frames are written.
@@ -123,8 +125,8 @@ pub(super) struct Live {
     pub(super) filters: Filters,
     pub(super) local: ArcSwap<LocalAddresses>,
     pub(super) output: Output,
-    /// Where copies come from that leave through a socket of the caller's.
-    own_source: Option<OwnSource>,
+    /// What is never tapped.
+    own: OwnTraffic,
 }
 
 impl Live {
@@ -203,6 +205,7 @@ fn open(options: CaptureOptions, broker: Option<&Broker>) -> Result<Capture, Tap
 pub(super) fn prepare(
     cell: &TableCell,
     options: &LiveOptions,
+    own: OwnTraffic,
 ) -> Result<(Arc<Live>, Vec<Prepared>), TapError> {
     let table = cell.table();
     // What criteria about outgoing frames come later, nobody knows: all frames come in, and the engine decides.
@@ -214,15 +217,6 @@ pub(super) fn prepare(
     .map_err(|error| TapError::Output {
         message: error.to_string(),
     })?;
-    let own_source = options
-        .export
-        .as_ref()
-        .and_then(|export| export.socket.as_ref())
-        .map(|socket| source_of(socket))
-        .transpose()
-        .map_err(|error| TapError::Capture {
-            message: format!("the socket for copies cannot be used: {error}"),
-        })?;
     let filters = Filters::new(&table, options.inner, options.ebpf, options.broker.clone());
     let mut places = Vec::new();
     let mut prepared = Vec::new();
@@ -269,7 +263,7 @@ pub(super) fn prepare(
         filters,
         local: ArcSwap::from_pointee(local_addresses()),
         output,
-        own_source,
+        own,
     };
     Ok((Arc::new(live), prepared))
 }
@@ -310,11 +304,7 @@ pub(super) fn run(task: Task<'_>, prepared: Prepared) -> WorkerStats {
     );
     let names = options.interfaces.iter().cloned().map(Some).collect();
     station.engine.name_interfaces(names);
-    let own = OwnTraffic::new(options.own.clone());
-    station.engine.set_own_traffic(match live.own_source {
-        Some(source) => own.sent_from(source),
-        None => own,
-    });
+    station.engine.set_own_traffic(live.own.clone());
     if options.any_way {
         station.engine.ask_any_way();
     }

@@ -51,6 +51,9 @@ pub(super) fn run(
             options.monotonic_ns,
         ),
     };
+    if let Some(own) = options.own_traffic() {
+        player.station.engine.set_own_traffic(own);
+    }
     player.play_all();
     player.idle();
     player.station.account()
