@@ -7,8 +7,10 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
+from flowtap.control import PERMISSION_VIEW
 from flowtap.service.show import ShowService
 
 if TYPE_CHECKING:
@@ -16,9 +18,11 @@ if TYPE_CHECKING:
     from flowtap.service.logins import Logins
 
 
-class _Nobody:
-    def of_uid(self, _uid: int | None) -> None:
-        return None
+class _Everybody:
+    """Lets everybody look."""
+
+    def of_uid(self, _uid: int | None) -> Any:
+        return SimpleNamespace(name="operator", permissions=frozenset({PERMISSION_VIEW}))
 
 
 @contextmanager
@@ -31,7 +35,7 @@ def answering(path: Path, views: Mapping[str, Any]) -> Iterator[Path]:
 
         return shown
 
-    service = ShowService(path, cast("Logins", _Nobody()), {name: view(name) for name in views}, {})
+    service = ShowService(path, cast("Logins", _Everybody()), {name: view(name) for name in views}, {})
     loop = asyncio.new_event_loop()
     task = loop.create_task(service.run())
 
