@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from daemon import ADD, FOR_EVER, OWN_KEY, V7, Tap, end, start, write_configuration
 
+from flowtap.cli.flow_capture import flow_tap_lines
 from flowtap.cli.local import ask, order
 from flowtap.cli.main import run
 from flowtap.dtcp import NoopRequest
@@ -158,6 +159,40 @@ def test_what_the_operator_does(tap: Tap, capsys: pytest.CaptureFixture[str]) ->
         order(tap.socket, "clear criteria", 7)
     with pytest.raises(Exception, match="not of its kind"):
         order(tap.socket, "clear criteria", "12")
+
+
+def test_in_the_words_of_a_router(tap: Tap, capsys: pytest.CaptureFixture[str]) -> None:
+    add_both(tap)
+
+    def shown(*words: str) -> str:
+        assert run(["show", *words, "--socket", str(tap.socket)]) == 0
+        return capsys.readouterr().out
+
+    source = shown("services", "dynamic-flow-capture", "control-source", "source-identifier", "md")
+    assert source.startswith("Capture group: flowtap, Control source: md\n  Criteria added: 1\n")
+    for expected in ("Static criteria: 1\n", "    Add: 1, Failed: 0\n", "Total: 1, Failed: 0"):
+        assert expected in source
+    assert "Responses" not in source
+    assert "Successful: 1" in shown("dynamic-flow-capture", "control-source", "detail")
+    assert len(shown("dynamic-flow-capture", "control-source", "terse").splitlines()) == 3
+    destination = shown("dynamic-flow-capture", "content-destination", "destination-identifier", "cd10")
+    assert destination.startswith("Capture group: flowtap, Content destination: cd10\n  Criteria: 1\n")
+    statistics = shown("dynamic-flow-capture", "statistics", "capture-group", "flowtap")
+    assert "    Control protocol requests: 2\n    Captured data packets: " in statistics
+    assert json.loads(shown("dynamic-flow-capture", "statistics", "--json"))["stats"]["name"] == "flowtap"
+    flow_tap = shown("services", "flow-tap", "source-identifier", "md")
+    assert flow_tap.startswith("Control source: md, Criteria: 1\n  State: pending, Type: static")
+    assert "192.0.2." not in flow_tap
+    words = ["show", "dynamic-flow-capture", "statistics", "capture-group", "g", "--socket", str(tap.socket)]
+    assert run(words) == 1
+    assert "flowtap is the only one" in capsys.readouterr().err
+
+
+def test_a_filter_is_shown_to_its_owner_in_the_words_of_a_router_too(tap: Tap) -> None:
+    add_both(tap)
+    own = "\n".join(flow_tap_lines(as_user(MD, tap.socket, {"show": "intercepts"})["intercepts"], "detail"))
+    assert "  Source-Address: 192.0.2.10\n  Order: 2026/17\n" in own
+    assert "192.0.2.11" not in own
 
 
 @pytest.mark.ledger("T-057")

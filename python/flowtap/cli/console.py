@@ -27,6 +27,7 @@ __all__ = [
     "print_json",
     "print_table",
     "say",
+    "table_lines",
 ]
 
 
@@ -88,18 +89,26 @@ class Table:
 
 def print_table(table: Table) -> None:
     """Writes a table in plain text, so that it can be piped and read by anything."""
+    for line in table_lines(table):
+        print(line)
+
+
+def table_lines(table: Table) -> list[str]:
+    """The lines of a table: columns are at least two spaces apart."""
     rows = [[_cell(value) for value in row] for row in table.rows]
     numeric = [
         bool(rows) and all(isinstance(row[at], int | float) for row in table.rows)
         for at in range(len(table.head))
     ]
     widths = [max([len(head), *(len(row[at]) for row in rows)]) for at, head in enumerate(table.head)]
+    lines = []
     for row in [list(table.head), *rows]:
         cells = [
             cell.rjust(width) if right else cell.ljust(width)
             for cell, width, right in zip(row, widths, numeric, strict=True)
         ]
-        print("  ".join(cells).rstrip())
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 def _cell(value: object) -> str:

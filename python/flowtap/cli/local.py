@@ -14,7 +14,7 @@ from flowtap.cli.console import Exit, fail
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["ask", "order", "socket_option"]
+__all__ = ["ask", "configuration_option", "order", "socket_of", "socket_option"]
 
 TIMEOUT_S = 10.0
 
@@ -29,6 +29,30 @@ def socket_option(command: Callable[..., Any]) -> Callable[..., Any]:
         show_default=True,
         help="The tap's local socket ([show] socket in its configuration).",
     )(command)
+
+
+def configuration_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Adds the option that names the configuration, which names the socket."""
+    return click.option(
+        "--config",
+        "configuration",
+        type=click.Path(path_type=Path),
+        help="The tap's configuration; the socket that it names, in place of --socket.",
+    )(command)
+
+
+def socket_of(path: Path, configuration: Path | None) -> Path:
+    """The socket: the configuration's where one is given.
+
+    Raises:
+        ConfigurationError: The configuration is wrong.
+    """
+    if configuration is None:
+        return path
+    from flowtap.config import load  # noqa: PLC0415 - who names the socket waits for no library
+
+    loaded = load(configuration)
+    return loaded.locate(loaded.values.show.socket)
 
 
 def ask(path: Path, what: str) -> dict[str, Any]:

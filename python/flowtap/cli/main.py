@@ -32,6 +32,7 @@ COMMANDS = {
     "dtcp": ("dtcp", "Task a tap as a mediation device does."),
     "explain": ("explain", "What is in every frame, and what the criteria say to it."),
     "mediate": ("mediate", "Receive copies and keep them."),
+    "ping": ("ping", "Whether the other end of a tunnel answers, through the tunnel."),
     "reject": ("act", "End criteria that wait for approval."),
     "replay": ("replay", "Match captures against criteria, once."),
     "run": ("run", "The daemon: a tap that is tasked over SSH."),

@@ -6,8 +6,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from flowtap.cli.console import Table, print_json, print_table
+from flowtap.cli.associations import ike_lines, ipsec_lines, silent_lines, tunnel_lines
+from flowtap.cli.console import Table, fail, print_json, print_table, say
+from flowtap.cli.flow_capture import (
+    control_source_lines,
+    destination_lines,
+    flow_tap_lines,
+    statistics_lines,
+)
 from flowtap.cli.local import ask, socket_option
+from flowtap.cli.show_words import Asked, WordError, first_words, read_words
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,23 +35,102 @@ COLUMNS = {
     ),
     "sessions": ("login", "address", "since", "requests"),
 }
-WHAT = ("intercepts", "control-sources", "content-destinations", "sessions", "stats", "status")
+_CAPTURE_PAGES = frozenset({"control-source", "content-destination", "statistics"})
+_SELECTED = {
+    "source-identifier": "control_source",
+    "destination-identifier": "content_destination",
+    "service-set": "name",
+    "address": "remote_gateway",
+}
 
 
-@click.command()
-@click.argument("what", type=click.Choice(WHAT))
+@click.command(
+    epilog=f"WORDS begin with one of {', '.join(first_words())}. Those of a router are taken whole, such as"
+    " services ipsec-vpn ike security-associations."
+)
+@click.argument("words", nargs=-1, required=True)
 @socket_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
-def show(*, what: str, path: Path, as_json: bool) -> None:
+def show(*, words: tuple[str, ...], path: Path, as_json: bool) -> None:
     """Ask a running tap for its accounts or its state.
 
     What you see depends on who you are: filters are shown to their owner alone, and while they wait for
     approval to those who may approve.
     """
-    answer = ask(path, what)
+    try:
+        asked = read_words(words)
+    except WordError as error:
+        raise click.UsageError(str(error)) from None
+    answer = ask(path, asked.page.view)
+    if asked.page.name == "statistics":
+        answer = {"stats": ask(path, "stats"), **answer}
+    group = _capture_group(path, asked) if asked.page.name in _CAPTURE_PAGES else ""
+    answer = _select(answer, asked)
     if as_json:
         print_json(answer)
-    elif what == "status":
+    elif asked.page.name in COLUMNS or asked.page.name in {"status", "stats", "control-sources"}:
+        _print_own(asked.page.name, answer)
+    else:
+        _print_like_router(asked, answer, group)
+
+
+def _capture_group(path: Path, asked: Asked) -> str:
+    """The only capture group that there is: the network element.
+
+    Raises:
+        CommandError: Another one was asked for.
+    """
+    name: str = ask(path, "status")["name"]
+    wanted = asked.selectors.get("capture-group", name)
+    if wanted != name:
+        fail(f"capture-group {wanted}: there is none of that name; {name} is the only one")
+    return name
+
+
+def _select(answer: dict[str, Any], asked: Asked) -> dict[str, Any]:
+    """What was asked for by name.
+
+    Raises:
+        CommandError: There is nothing of that name.
+    """
+    for word, value in asked.selectors.items():
+        if word not in _SELECTED:
+            continue
+        rows = [row for row in answer[asked.page.rows] if row[_SELECTED[word]] == value]
+        if not rows:
+            fail(f"{word} {value}: there is nothing of that name to show")
+        answer = {**answer, asked.page.rows: rows}
+    return answer
+
+
+def _print_like_router(asked: Asked, answer: dict[str, Any], group: str) -> None:
+    detail = asked.level in {"detail", "extensive"}
+    match asked.page.name:
+        case "ike":
+            lines = ike_lines(answer["tunnels"], detail=detail)
+        case "ipsec":
+            lines = ipsec_lines(answer["tunnels"], detail=detail)
+        case "tunnels":
+            lines = tunnel_lines(answer["tunnels"])
+        case "flow-tap":
+            lines = flow_tap_lines(answer["intercepts"], asked.level)
+        case "control-source":
+            lines = control_source_lines(group, answer["control_sources"], asked.level)
+        case "content-destination":
+            lines = destination_lines(group, answer["content_destinations"], asked.level)
+        case _:
+            lines = statistics_lines(group, answer["stats"], answer["control_sources"])
+    for line in lines:
+        print(line)
+    if not answer.get("tunnels", True):
+        say("the configuration has no tunnel")
+    if asked.page.name in {"ike", "ipsec"}:
+        for line in silent_lines(answer["tunnels"], asked.page.name):
+            say(line)
+
+
+def _print_own(what: str, answer: dict[str, Any]) -> None:
+    if what == "status":
         for key, value in answer.items():
             print(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
     elif what == "stats":

@@ -1,0 +1,1 @@
+"""What an operator asks when something does not work: echoes through a tunnel, and checks of this host."""
