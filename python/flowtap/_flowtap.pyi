@@ -20,6 +20,7 @@ __all__ = [
     "Engine",
     "Explanation",
     "FilterTable",
+    "Gate",
     "LinkType",
     "RateLimit",
     "Receiver",
@@ -146,6 +147,11 @@ class ContentDestination:
         source_port: int = 65534,
         ttl: int = 255,
         oversize: Literal["fragment", "refuse"] = "fragment",
+        *,
+        tunnel: str | None = None,
+        spool: Literal["none", "memory", "disk"] = "none",
+        spool_octets: int = ...,
+        resend_s: float = 0.0,
     ) -> Self: ...
     @property
     def address(self) -> str: ...
@@ -159,8 +165,32 @@ class ContentDestination:
     def ttl(self) -> int: ...
     @property
     def oversize(self) -> str: ...
+    @property
+    def tunnel(self) -> str | None: ...
+    @property
+    def spool(self) -> Literal["none", "memory", "disk"]: ...
+    @property
+    def spool_octets(self) -> int: ...
+    @property
+    def resend_s(self) -> float: ...
     def __eq__(self, other: object, /) -> bool: ...
     def __hash__(self) -> int: ...
+
+@final
+class Gate:
+    """Whether copies may leave through a tunnel; shut at first.
+
+    When `shut` returns, the last copy has left. What was sent in the last `in_doubt_s` before it may not have
+    arrived: it is sent again where the destination keeps it, and counted as `exported_in_doubt` otherwise.
+    """
+
+    def __new__(cls, tunnel: str) -> Self: ...
+    @property
+    def tunnel(self) -> str: ...
+    @property
+    def is_open(self) -> bool: ...
+    def open(self) -> None: ...
+    def shut(self, in_doubt_s: float = 0.0) -> None: ...
 
 @final
 class FilterTable:
@@ -264,6 +294,14 @@ class DestinationStats:
     @property
     def dropped(self) -> int: ...
     @property
+    def in_spool(self) -> int: ...
+    @property
+    def resent(self) -> int: ...
+    @property
+    def exported_in_doubt(self) -> int: ...
+    @property
+    def recovered(self) -> int: ...
+    @property
     def lost(self) -> list[tuple[int, int, int]]: ...
     @property
     def last_error(self) -> str | None: ...
@@ -299,6 +337,10 @@ class Stats:
     @property
     def in_queue(self) -> int: ...
     @property
+    def in_spool(self) -> int: ...
+    @property
+    def recovered(self) -> int: ...
+    @property
     def dropped(self) -> int: ...
     @property
     def generation(self) -> int: ...
@@ -310,7 +352,11 @@ class Stats:
 
 @final
 class Engine:
-    """Match and encapsulate inside somebody else's tap."""
+    """Match and encapsulate inside somebody else's tap.
+
+    It sends nothing, so it refuses nothing either: copies for a destination behind a tunnel come out like all
+    others, and whoever sends them sees to it that they take the tunnel.
+    """
 
     def __new__(
         cls,
@@ -360,6 +406,9 @@ class Tap:
         broker: socket | None = None,
         interface: str | None = None,
         inner: Sequence[_Tunnel] = ...,
+        gates: Sequence[Gate] = ...,
+        spool_directory: str | None = None,
+        spool_key: bytes | None = None,
     ) -> Tap: ...
     @staticmethod
     def live(
@@ -383,6 +432,9 @@ class Tap:
         snapshot_octets: int | None = None,
         frames_max: int | None = None,
         broker: socket | None = None,
+        gates: Sequence[Gate] = ...,
+        spool_directory: str | None = None,
+        spool_key: bytes | None = None,
     ) -> Tap: ...
     def exclude(self, own: Sequence[tuple[int, _Address | None, int]]) -> None: ...
     def exclude_tunnels(self, tunnels: Sequence[_OwnTunnel]) -> None: ...

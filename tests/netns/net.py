@@ -199,6 +199,14 @@ class Tapper:
         """Changes the table; returns its generation."""
         return int(self._exchange({"do": "change", "remove": list(remove), "add": list(add)}))
 
+    def open(self, tunnel: str) -> None:
+        """Opens the gate of a tunnel."""
+        self._exchange({"do": "open", "tunnel": tunnel})
+
+    def shut(self, tunnel: str, in_doubt_s: float = 0.0) -> None:
+        """Shuts the gate of a tunnel."""
+        self._exchange({"do": "shut", "tunnel": tunnel, "in_doubt_s": in_doubt_s})
+
     def events(self) -> list[str]:
         """What has happened to interfaces."""
         value: list[str] = self._exchange({"do": "events"})

@@ -7,13 +7,21 @@ import socket
 import sys
 from typing import Any
 
-from flowtap import ContentDestination, Criteria, FilterTable, Stats, Tap
+from flowtap import ContentDestination, Criteria, FilterTable, Gate, Stats, Tap
 
 
 def account(stats: Stats) -> dict[str, Any]:
     names = ("frames", "undecodable", "own", "duplicates", "matched", "wanted", "copied", "refused")
     return {
         **{name: getattr(stats, name) for name in (*names, "exported", "dropped", "in_queue", "generation")},
+        **{name: getattr(stats, name) for name in ("in_spool", "recovered")},
+        "destinations": {
+            each.id: {
+                name: getattr(each, name)
+                for name in ("exported", "dropped", "in_spool", "resent", "exported_in_doubt", "last_error")
+            }
+            for each in stats.destinations
+        },
         "criteria": [
             {"id": each.id, "packets": each.packets, "octets": each.octets, "copies": each.copies}
             for each in stats.criteria
@@ -46,6 +54,9 @@ def main() -> None:
         given = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         given.bind(tuple(options["export"]))
         options["export"] = given
+    gates = {name: Gate(name) for name in options.pop("gates", [])}
+    if gates:
+        options["gates"] = list(gates.values())
     table = FilterTable.compile([Criteria(**each) for each in job["criteria"]], destinations)
     tunnels = [tuple(each) for each in options.pop("tunnels", [])]
     tap = Tap.live(job["interfaces"], table, **options)
@@ -60,6 +71,10 @@ def main() -> None:
             answer = account(tap.stats())
         elif asked["do"] == "events":
             answer = tap.events()
+        elif asked["do"] == "open":
+            gates[asked["tunnel"]].open()
+        elif asked["do"] == "shut":
+            gates[asked["tunnel"]].shut(asked["in_doubt_s"])
         elif asked["do"] == "change":
             table = table.changed(asked["remove"], [Criteria(**each) for each in asked["add"]])
             answer = tap.install(table)

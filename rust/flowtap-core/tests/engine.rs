@@ -55,13 +55,14 @@ fn destinations() -> Vec<Destination> {
         ttl: 64,
         refuse_oversize: false,
         export: true,
+        protection: None,
     };
     let v6 = Destination {
         id: "cd6".to_owned(),
         address: "2001:db8:9::9".parse().unwrap(),
         source_address: "2001:db8:9::1".parse().unwrap(),
         refuse_oversize: true,
-        ..v4
+        ..v4.clone()
     };
     vec![v4, v6]
 }

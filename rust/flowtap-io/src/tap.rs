@@ -27,7 +27,7 @@ use self::live::Live;
 pub use self::live::{CaptureCount, LiveOptions};
 pub use self::output::OutputOptions;
 use crate::broker::Broker;
-use crate::export::ExportCount;
+use crate::export::{ExportCount, Spools};
 use crate::packet::{InterfaceWatch, PacketError, Waker};
 use crate::swap::TableCell;
 
@@ -63,6 +63,8 @@ pub struct PlayOptions {
     pub export: bool,
     /// Opens sockets that this process may not open.
     pub broker: Option<Arc<Broker>>,
+    /// The gates of tunnels, and what waits behind them.
+    pub spools: Option<Arc<Spools>>,
     /// What the caller's monotonic clock shows now, in nanoseconds: the engine's time goes on from there.
     pub monotonic_ns: u64,
 }
@@ -87,6 +89,8 @@ pub struct TapStats {
 struct WorkerStats {
     engine: Stats,
     exported: Option<Vec<ExportCount>>,
+    /// What the spools, which all workers share, had counted just before, and when.
+    spooled: Option<(Instant, Vec<ExportCount>)>,
     generation: u64,
 }
 
@@ -201,6 +205,31 @@ impl Shared {
     }
 }
 
+/// The owner's wish that the workers end.
+#[derive(Debug, Default)]
+struct Stop {
+    is_wanted: AtomicBool,
+    /// Until when they may send what still waits; None for not at all.
+    drain_until: Mutex<Option<Instant>>,
+}
+
+impl Stop {
+    fn want(&self, drain_until: Option<Instant>) {
+        *self.lock() = drain_until;
+        self.is_wanted.store(true, Ordering::Release);
+    }
+
+    fn is_wanted(&self) -> bool {
+        self.is_wanted.load(Ordering::Acquire)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.drain_until
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// A worker, as its owner sees it.
 #[derive(Debug)]
 struct Worker {
@@ -272,7 +301,8 @@ impl Worker {
 #[derive(Debug)]
 pub struct Tap {
     cell: Arc<TableCell>,
-    stop: Arc<AtomicBool>,
+    stop: Arc<Stop>,
+    spools: Option<Arc<Spools>>,
     workers: Vec<Worker>,
     /// One change at a time: filter, table, filter.
     installing: Mutex<()>,
@@ -286,6 +316,8 @@ pub struct Tap {
 
 /// How long an account may take: a worker looks up at least every few milliseconds.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// What is left of an owner's time to stop when no more copies are sent.
+const DRAIN_MARGIN: Duration = Duration::from_millis(250);
 /// How often a caller looks whether an old table is still in use.
 const RELEASE_POLL: Duration = Duration::from_micros(200);
 /// A worker that was only waiting answers within this; pauses double up to [`RELEASE_POLL`].
@@ -301,10 +333,11 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<
 }
 
 impl Tap {
-    fn new(table: Arc<FilterTable>) -> Self {
+    fn new(table: Arc<FilterTable>, spools: Option<Arc<Spools>>) -> Self {
         Self {
             cell: Arc::new(TableCell::new(table)),
-            stop: Arc::new(AtomicBool::new(false)),
+            stop: Arc::default(),
+            spools,
             workers: Vec::new(),
             installing: Mutex::default(),
             live: None,
@@ -319,7 +352,7 @@ impl Tap {
     /// # Errors
     /// [`TapError::NoThread`].
     pub fn play(table: Arc<FilterTable>, options: PlayOptions) -> Result<Self, TapError> {
-        let mut tap = Self::new(table);
+        let mut tap = Self::new(table, options.spools.clone());
         tap.own = options.own_traffic();
         tap.inner = options.inner;
         let shared = Arc::new(Shared::default());
@@ -344,7 +377,8 @@ impl Tap {
     /// # Errors
     /// [`TapError::PermissionMissing`], [`TapError::Capture`], [`TapError::Output`], [`TapError::NoThread`].
     pub fn live(table: Arc<FilterTable>, options: LiveOptions) -> Result<Self, TapError> {
-        let mut tap = Self::new(table);
+        let export = options.export.as_ref();
+        let mut tap = Self::new(table, export.and_then(|export| export.spools.clone()));
         // Before the captures, so that nothing that happens to their interfaces is missed.
         let watch = InterfaceWatch::open_with_addresses(&options.interfaces)?;
         let own = options.own_traffic()?;
@@ -435,9 +469,13 @@ impl Tap {
         self.failure().map_or(Ok(generation), Err)
     }
 
-    fn merged(&self, stats: Vec<WorkerStats>) -> TapStats {
+    fn merged(&self, mut stats: Vec<WorkerStats>) -> TapStats {
         let generation = stats.iter().map(|each| each.generation).min().unwrap_or(0);
         let is_sent = stats.iter().any(|each| each.exported.is_some());
+        // The spools' counts of a moment after which every engine went on counting: then whatever they know of was copied.
+        let spooled = stats.iter_mut().filter_map(|each| each.spooled.take());
+        let spooled = spooled.min_by_key(|&(taken, _)| taken);
+        let spooled = spooled.map_or_else(Vec::new, |(_, counts)| counts);
         let (engines, exports): (Vec<Stats>, Vec<Option<Vec<ExportCount>>>) = stats
             .into_iter()
             .map(|each| (each.engine, each.exported))
@@ -448,7 +486,9 @@ impl Tap {
                 Ok([only]) => only,
                 Err(engines) => Stats::merged(&engines),
             },
-            exported: is_sent.then(|| ExportCount::merged(exports.into_iter().flatten().flatten())),
+            exported: is_sent.then(|| {
+                ExportCount::merged(exports.into_iter().flatten().flatten().chain(spooled))
+            }),
             generation,
             captures: captures.map_or_else(Vec::new, |(live, _)| live.counts()),
             written: captures.map_or(0, |(live, _)| live.output.written()),
@@ -514,32 +554,41 @@ impl Tap {
         if self.workers.is_empty() {
             return Err(TapError::Stopped);
         }
-        self.stop.store(true, Ordering::Release);
-        self.wake();
         let began = Instant::now();
+        // The workers send what may leave, and are back before the owner loses patience.
+        let drain = timeout.saturating_sub(DRAIN_MARGIN.min(timeout / 4));
+        self.stop.want(began.checked_add(drain));
+        self.wake();
         let workers = std::mem::take(&mut self.workers);
         let answers: Vec<Result<WorkerStats, TapError>> = workers
             .iter()
             .map(|worker| worker.wait(began, timeout, |state| state.ended))
             .collect();
         let is_silent = |answer| matches!(answer, &Err(TapError::Silent { .. }));
-        if let Some((live, _)) = &self.live
-            // Whoever is silent may be writing.
-            && !answers.iter().any(is_silent)
-        {
-            live.finish();
+        // Whoever is silent may be writing, or sending.
+        if !answers.iter().any(is_silent) {
+            if let Some((live, _)) = &self.live {
+                live.finish();
+            }
+            if let Some(spools) = &self.spools {
+                spools.finish();
+            }
         }
         self.last_error = workers.iter().find_map(Worker::error);
-        let stats = answers
+        let mut stats = answers
             .into_iter()
             .collect::<Result<Vec<WorkerStats>, TapError>>()?;
+        let spooled = self.spools.as_ref().map(|spools| spools.counts());
+        for each in &mut stats {
+            each.spooled = spooled.clone().map(|counts| (began, counts));
+        }
         Ok(self.merged(stats))
     }
 }
 
 impl Drop for Tap {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Release);
+        self.stop.want(None);
         self.wake();
         for worker in self.workers.drain(..) {
             // A worker looks up every few milliseconds; its panic was recorded.
@@ -568,10 +617,10 @@ mod tests {
     #[test]
     fn a_worker_that_fails_ends_the_tap_and_is_remembered() {
         let table = FilterTable::compile(Vec::new(), Vec::new()).unwrap();
-        let mut tap = Tap::new(Arc::new(table));
+        let mut tap = Tap::new(Arc::new(table), None);
         let stop = Arc::clone(&tap.stop);
         tap.workers.push(worker(move |_| {
-            while !stop.load(Ordering::Acquire) {
+            while !stop.is_wanted() {
                 std::thread::park_timeout(Duration::from_millis(10));
             }
             WorkerStats::default()
@@ -591,7 +640,7 @@ mod tests {
     #[test]
     fn what_was_wrong_is_known_after_the_end() {
         let table = FilterTable::compile(Vec::new(), Vec::new()).unwrap();
-        let mut tap = Tap::new(Arc::new(table));
+        let mut tap = Tap::new(Arc::new(table), None);
         tap.workers.push(worker(|shared| {
             shared.lock().error = Some("the file is damaged".to_owned());
             WorkerStats::default()

@@ -59,6 +59,7 @@ fn table(port: u16) -> FilterTable {
         ttl: 64,
         refuse_oversize: false,
         export: true,
+        protection: None,
     };
     FilterTable::compile(entries, vec![destination]).unwrap()
 }

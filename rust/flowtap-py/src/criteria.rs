@@ -2,11 +2,12 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use flowtap_core::criteria::{
     AddressSpace as CoreSpace, Criteria as CoreCriteria, CriteriaText, IpFamily,
 };
-use flowtap_core::table::{Lifetime, Rate, Scope, UsedPlace};
+use flowtap_core::table::{Lifetime, Rate, Scope, SpoolKind, UsedPlace};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::PyTuple;
@@ -305,6 +306,23 @@ pub(crate) struct ContentDestination {
     #[pyo3(get)]
     pub(crate) ttl: u8,
     pub(crate) refuse_oversize: bool,
+    #[pyo3(get)]
+    pub(crate) tunnel: Option<String>,
+    pub(crate) spool: SpoolKind,
+    #[pyo3(get)]
+    pub(crate) spool_octets: u64,
+    pub(crate) resend: Duration,
+}
+
+fn spool_kind(text: &str) -> PyResult<SpoolKind> {
+    match text {
+        "none" => Ok(SpoolKind::None),
+        "memory" => Ok(SpoolKind::Memory),
+        "disk" => Ok(SpoolKind::Disk),
+        other => Err(PyValueError::new_err(format!(
+            "spool: {other:?} is neither \"none\" nor \"memory\" nor \"disk\""
+        ))),
+    }
 }
 
 fn ip_address(field: &str, text: &str) -> PyResult<IpAddr> {
@@ -316,7 +334,12 @@ fn ip_address(field: &str, text: &str) -> PyResult<IpAddr> {
 #[pymethods]
 impl ContentDestination {
     #[new]
-    #[pyo3(signature = (address, port, source_address, source_port=65534, ttl=255, oversize="fragment"))]
+    #[pyo3(signature = (address, port, source_address, source_port=65534, ttl=255, oversize="fragment", *,
+        tunnel=None, spool="none", spool_octets=64 << 20, resend_s=0.0))]
+    #[expect(
+        clippy::too_many_arguments,
+        reason = "each is an argument of its own in Python"
+    )]
     fn new(
         address: &str,
         port: u16,
@@ -324,7 +347,25 @@ impl ContentDestination {
         source_port: u16,
         ttl: u8,
         oversize: &str,
+        tunnel: Option<String>,
+        spool: &str,
+        spool_octets: u64,
+        resend_s: f64,
     ) -> PyResult<Self> {
+        let spool = spool_kind(spool)?;
+        let resend = Duration::try_from_secs_f64(resend_s).map_err(|_error| {
+            PyValueError::new_err("resend_s: a number of seconds from 0 is right")
+        })?;
+        if tunnel.is_none() && spool != SpoolKind::None {
+            return Err(PyValueError::new_err(
+                "spool: only copies that must leave through a tunnel wait; name it, or leave the spool \"none\"",
+            ));
+        }
+        if spool == SpoolKind::None && !resend.is_zero() {
+            return Err(PyValueError::new_err(
+                "resend_s: needs a spool to keep copies in, \"memory\" or \"disk\"",
+            ));
+        }
         let refuse_oversize = match oversize {
             "fragment" => false,
             "refuse" => true,
@@ -341,6 +382,10 @@ impl ContentDestination {
             source_port,
             ttl,
             refuse_oversize,
+            tunnel,
+            spool,
+            spool_octets,
+            resend,
         };
         if destination.address.is_ipv4() != destination.source_address.is_ipv4() {
             return Err(PyValueError::new_err(
@@ -369,15 +414,38 @@ impl ContentDestination {
         }
     }
 
+    #[getter]
+    fn spool(&self) -> &'static str {
+        match self.spool {
+            SpoolKind::None => "none",
+            SpoolKind::Memory => "memory",
+            SpoolKind::Disk => "disk",
+        }
+    }
+
+    #[getter]
+    fn resend_s(&self) -> f64 {
+        self.resend.as_secs_f64()
+    }
+
     fn __repr__(&self) -> String {
-        format!(
-            "ContentDestination(address={:?}, port={}, source_address={:?}, source_port={}, ttl={}, oversize={:?})",
+        let header = format!(
+            "address={:?}, port={}, source_address={:?}, source_port={}, ttl={}, oversize={:?}",
             self.address.to_string(),
             self.port,
             self.source_address.to_string(),
             self.source_port,
             self.ttl,
             self.oversize()
-        )
+        );
+        let protection = self.tunnel.as_ref().map_or_else(String::new, |tunnel| {
+            format!(
+                ", tunnel={tunnel:?}, spool={:?}, spool_octets={}, resend_s={:?}",
+                self.spool(),
+                self.spool_octets,
+                self.resend_s()
+            )
+        });
+        format!("ContentDestination({header}{protection})")
     }
 }

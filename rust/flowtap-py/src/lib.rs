@@ -9,6 +9,7 @@ mod criteria;
 mod engine;
 mod errors;
 mod explain;
+mod gate;
 mod inner;
 mod input;
 mod interfaces;
@@ -34,6 +35,7 @@ mod _flowtap {
         criteria::{AddressSpace, ContentDestination, Criteria, RateLimit},
         engine::{BpfProgram, Engine},
         explain::{Explanation, explain},
+        gate::Gate,
         interfaces::{interface_link_type, interfaces},
         link_type::{LinkType, capture_link_type},
         receiver::Receiver,

@@ -55,6 +55,10 @@ pub(crate) struct DestinationStats {
     refused: u64,
     exported: u64,
     dropped: u64,
+    in_spool: u64,
+    resent: u64,
+    exported_in_doubt: u64,
+    recovered: u64,
     /// Criterion, copies and octets of what was dropped or refused.
     lost: Vec<(u64, u64, u64)>,
     last_error: Option<String>,
@@ -151,6 +155,9 @@ impl Stats {
         generation: u64,
     ) -> Result<Self, AccountError> {
         core.check()?;
+        if let Some(exports) = &exports {
+            ExportCount::check(exports, &core)?;
+        }
         let exports = exports.map(|counts| {
             counts
                 .into_iter()
@@ -278,12 +285,22 @@ impl Stats {
     #[getter]
     fn in_queue(&self) -> u64 {
         match self.exports {
-            Some(_) => self
-                .core
-                .copied
-                .saturating_sub(self.exported() + self.dropped()),
+            Some(_) => (self.core.copied + self.recovered())
+                .saturating_sub(self.exported() + self.dropped() + self.in_spool()),
             None => 0,
         }
+    }
+
+    /// Copies that wait until the gate of a tunnel opens; a level.
+    #[getter]
+    fn in_spool(&self) -> u64 {
+        self.sum(|count| count.in_spool)
+    }
+
+    /// Copies of an earlier run that were found waiting on disk; they add to what was copied.
+    #[getter]
+    fn recovered(&self) -> u64 {
+        self.sum(|count| count.recovered)
     }
 
     /// Copies lost on this host.
@@ -320,13 +337,18 @@ impl Stats {
                     .exports
                     .as_ref()
                     .and_then(|exports| exports.get(&counters.id));
+                let of = |count: fn(&ExportCount) -> u64| export.map_or(0, count);
                 DestinationStats {
                     id: counters.id.clone(),
                     wanted: counters.wanted,
                     copied: counters.copied,
                     refused: counters.refused,
-                    exported: export.map_or(0, |export| export.exported),
-                    dropped: export.map_or(0, |export| export.dropped),
+                    exported: of(|export| export.exported),
+                    dropped: of(|export| export.dropped),
+                    in_spool: of(|export| export.in_spool),
+                    resent: of(|export| export.resent),
+                    exported_in_doubt: of(|export| export.exported_in_doubt),
+                    recovered: of(|export| export.recovered),
                     lost: self.lost(&counters.id, export),
                     last_error: export.and_then(|export| export.last_error.clone()),
                 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use flowtap_core::table::{Destination, Entry, FilterTable as CoreTable, TableError};
+use flowtap_core::table::{Destination, Entry, FilterTable as CoreTable, Protection, TableError};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
@@ -32,6 +32,14 @@ fn destinations(named: Named) -> Vec<Destination> {
                 ttl: given.ttl,
                 refuse_oversize: given.refuse_oversize,
                 export: true,
+                protection: given.tunnel.as_ref().map(|tunnel| {
+                    Arc::new(Protection {
+                        tunnel: tunnel.clone(),
+                        spool: given.spool,
+                        spool_octets: given.spool_octets,
+                        resend: given.resend,
+                    })
+                }),
             }
         })
         .collect()

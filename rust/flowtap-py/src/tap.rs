@@ -22,6 +22,7 @@ use pyo3::prelude::*;
 use crate::buffer::CopyBatch;
 use crate::engine::BpfProgram;
 use crate::errors;
+use crate::gate::{Gate, spools};
 use crate::inner::inner_tunnels;
 use crate::stats::Stats;
 use crate::table::FilterTable;
@@ -259,7 +260,8 @@ impl Tap {
 
     /// Captures played by a worker of its own, and their copies sent.
     #[staticmethod]
-    #[pyo3(signature = (files, table, *, pace=PaceArgument::Word("recorded".to_owned()), r#loop=false, wait_for_criteria=0, export=true, broker=None, interface=None, inner=Vec::new()))]
+    #[pyo3(signature = (files, table, *, pace=PaceArgument::Word("recorded".to_owned()), r#loop=false, wait_for_criteria=0, export=true, broker=None, interface=None, inner=Vec::new(),
+        gates=Vec::new(), spool_directory=None, spool_key=None))]
     #[expect(
         clippy::too_many_arguments,
         reason = "each is a keyword of its own in Python"
@@ -275,6 +277,9 @@ impl Tap {
         broker: Option<&Bound<'_, PyAny>>,
         interface: Option<String>,
         inner: Vec<String>,
+        gates: Vec<Py<Gate>>,
+        spool_directory: Option<String>,
+        spool_key: Option<Vec<u8>>,
     ) -> PyResult<Self> {
         // The engine's time goes on from Python's monotonic clock, so that both can be compared.
         let monotonic_ns = py.import("time")?.call_method0("monotonic_ns")?.extract()?;
@@ -288,6 +293,7 @@ impl Tap {
             wait_for_criteria,
             export,
             broker: broker.map(self::broker).transpose()?,
+            spools: spools(gates, spool_directory, spool_key)?,
             monotonic_ns,
         };
         Ok(Self::new(State::Ready {
@@ -301,7 +307,8 @@ impl Tap {
     #[pyo3(signature = (interfaces, table, *, workers=1, export=None, promiscuous=false,
         direction="ingress", deduplicate_ms=0, inner=Vec::new(), prefilter=true, hardware_timestamps=false,
         ring_octets=64 << 20, block_ms=4, own=Vec::new(), bpf=None, write=None, write_comment=None,
-        snapshot_octets=None, frames_max=None, broker=None))]
+        snapshot_octets=None, frames_max=None, broker=None, gates=Vec::new(), spool_directory=None,
+        spool_key=None))]
     #[expect(
         clippy::too_many_arguments,
         reason = "each is a keyword of its own in Python"
@@ -327,6 +334,9 @@ impl Tap {
         snapshot_octets: Option<usize>,
         frames_max: Option<u64>,
         broker: Option<&Bound<'_, PyAny>>,
+        gates: Vec<Py<Gate>>,
+        spool_directory: Option<String>,
+        spool_key: Option<Vec<u8>>,
     ) -> PyResult<Self> {
         let monotonic_ns = py.import("time")?.call_method0("monotonic_ns")?.extract()?;
         let interfaces = interfaces.into_names()?;
@@ -336,6 +346,7 @@ impl Tap {
             )));
         }
         let broker = broker.map(self::broker).transpose()?;
+        let spools = spools(gates, spool_directory, spool_key)?;
         let options = LiveOptions {
             interfaces,
             workers,
@@ -358,7 +369,8 @@ impl Tap {
             deduplicate_ms,
             inner: inner_tunnels(inner)?,
             ebpf: prefilter,
-            export: export_options(export, broker.as_ref())?,
+            export: export_options(export, broker.as_ref())?
+                .map(|export| ExportOptions { spools, ..export }),
             broker,
             own: endpoints(own).collect(),
             tunnels: Vec::new(),

@@ -7,7 +7,7 @@ use foldhash::fast::RandomState;
 use hashbrown::{HashMap, HashSet};
 
 use super::register::Shared;
-use super::{Destination, TableError};
+use super::{Destination, Protection, TableError};
 
 /// The destinations as given, and both ways between their places and their numbers.
 #[derive(Debug, Default)]
@@ -167,10 +167,16 @@ impl Destinations {
             .iter()
             .map(|destination| destination.id.capacity())
             .sum();
+        let protections = self.list.destinations.iter();
+        let protections: usize = protections
+            .filter_map(|destination| destination.protection.as_ref())
+            .map(|each| super::trie::ARC_OCTETS + size_of::<Protection>() + each.tunnel.capacity())
+            .sum();
         super::trie::ARC_OCTETS
             + size_of::<List>()
             + self.list.destinations.capacity() * size_of::<Destination>()
             + names
+            + protections
             + self.list.handles.capacity() * size_of::<u32>()
             + self.list.places.capacity() * size_of::<Option<u32>>()
             + self.users.heap_octets()

@@ -50,6 +50,7 @@ mod family;
 mod fineness;
 mod level;
 mod prefix;
+mod protection;
 mod rate;
 mod reach;
 mod register;
@@ -71,6 +72,7 @@ use self::family::Family;
 use self::fineness::Fineness;
 pub use self::level::MAXIMUM_IN_VAIN;
 use self::prefix::Wide;
+pub use self::protection::{Protection, SpoolKind};
 pub use self::rate::Rate;
 use self::register::Register;
 pub use self::register::Slots;
@@ -144,7 +146,7 @@ impl Entry {
 }
 
 /// Where copies go, and their outer header.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Destination {
     /// Name of the content destination.
     pub id: String,
@@ -162,6 +164,8 @@ pub struct Destination {
     pub refuse_oversize: bool,
     /// Whether copies are sent at all.
     pub export: bool,
+    /// What they must pass through; None for a destination that is reached in clear.
+    pub protection: Option<Arc<Protection>>,
 }
 
 /// A table that cannot be.

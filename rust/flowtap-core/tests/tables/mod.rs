@@ -32,6 +32,7 @@ pub(crate) fn destination(id: &str, address: &str, source_address: &str) -> Dest
         ttl: 255,
         refuse_oversize: false,
         export: true,
+        protection: None,
     }
 }
 

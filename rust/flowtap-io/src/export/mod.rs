@@ -5,9 +5,11 @@
 //! netfilter apply, and cuts runs of equal length from one call. What is lost on the way through the network is not
 //! known here; what this host could not or would not send is counted as dropped, with the reason.
 
+mod gate;
 mod raw;
 mod socket;
 mod sockets;
+mod spool;
 mod sys;
 mod udp;
 
@@ -18,13 +20,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use flowtap_core::batch::CopyBatch;
+use flowtap_core::counters::{AccountError, Stats};
 use flowtap_core::table::{Destination, FilterTable};
 
 #[cfg(test)]
 pub(crate) use self::socket::lock_filter;
 pub(crate) use self::socket::{source_of, take_nothing};
 
+pub use self::gate::Gate;
 use self::sockets::{Route, Sockets};
+use self::spool::Guard;
+pub use self::spool::{SpoolError, Spools};
 use self::udp::{Outcome, Patience, Span};
 use crate::broker::Broker;
 
@@ -38,6 +44,9 @@ const CONGESTED: Duration = Duration::from_secs(1);
 
 const NOT_EXPORTABLE: &str = "not exportable: no delivery parameters";
 const UNDIRECTED: &str = "the criterion names no destination";
+const NO_GATE: &str =
+    "it is to be reached through a tunnel, and the tap has no gate for that: nothing is ever sent";
+const GIVEN_UP: &str = "its spool was given up, because too many destinations had left the table";
 const MIXED_FAMILIES: &str = "source and destination address are of different families";
 
 /// How an [`Exporter`] sends.
@@ -59,6 +68,8 @@ pub struct ExportOptions {
     pub broker: Option<Arc<Broker>>,
     /// A UDP socket of the caller's, which sends all copies with its own source address in place of the tasked ones.
     pub socket: Option<Arc<OwnedFd>>,
+    /// The gates of tunnels, and what waits behind them; without them nothing leaves for destinations behind tunnels.
+    pub spools: Option<Arc<Spools>>,
 }
 
 impl Default for ExportOptions {
@@ -71,6 +82,7 @@ impl Default for ExportOptions {
             segmentation: true,
             broker: None,
             socket: None,
+            spools: None,
         }
     }
 }
@@ -99,6 +111,14 @@ pub struct ExportCount {
     pub dropped: u64,
     /// Of which criteria the copies were that were not.
     pub lost: LostCopies,
+    /// Copies that wait until a gate opens, and were not sent before; a level.
+    pub in_spool: u64,
+    /// Datagrams that were sent again after a tunnel was lost; each of them counts once as exported.
+    pub resent: u64,
+    /// Datagrams that were exported shortly before a tunnel was lost and not sent again: at most so many did not arrive.
+    pub exported_in_doubt: u64,
+    /// Copies of an earlier run that were found waiting on disk: more to export than was copied.
+    pub recovered: u64,
     /// The last thing that went wrong, in words without addresses.
     pub last_error: Option<String>,
 }
@@ -144,10 +164,7 @@ impl ExportCount {
         for count in counts {
             let known = places.get(&count.id).and_then(|&at| all.get_mut(at));
             if let Some(sum) = known {
-                sum.exported = sum.exported.saturating_add(count.exported);
-                sum.dropped = sum.dropped.saturating_add(count.dropped);
-                sum.lost.merge(&count.lost);
-                sum.last_error = count.last_error.or(sum.last_error.take());
+                sum.merge(count);
             } else {
                 places.insert(count.id.clone(), all.len());
                 all.push(count);
@@ -156,10 +173,52 @@ impl ExportCount {
         all
     }
 
+    /// Checks that nobody accounts for more copies than there were: copied + recovered = exported + in queue + in spool +
+    /// dropped, where what is in the queue is the rest.
+    ///
+    /// # Errors
+    /// Names the equation that does not hold.
+    pub fn check(counts: &[Self], engine: &Stats) -> Result<(), AccountError> {
+        let mut all = Self::default();
+        for count in counts {
+            all.add_sums(count);
+        }
+        let gone = all.exported + all.dropped + all.in_spool;
+        if gone <= engine.copied + all.recovered {
+            return Ok(());
+        }
+        Err(AccountError {
+            equation: format!(
+                "exported {} + in spool {} + dropped {} <= copied {} + recovered {}",
+                all.exported, all.in_spool, all.dropped, engine.copied, all.recovered
+            ),
+        })
+    }
+
     fn new(id: &str) -> Self {
         Self {
             id: id.to_owned(),
             ..Self::default()
+        }
+    }
+
+    /// Adds the count of another exporter for the same destination.
+    fn merge(&mut self, count: Self) {
+        self.lost.merge(&count.lost);
+        self.add_sums(&count);
+        self.last_error = count.last_error.or(self.last_error.take());
+    }
+
+    fn add_sums(&mut self, count: &Self) {
+        for (sum, more) in [
+            (&mut self.exported, count.exported),
+            (&mut self.dropped, count.dropped),
+            (&mut self.in_spool, count.in_spool),
+            (&mut self.resent, count.resent),
+            (&mut self.exported_in_doubt, count.exported_in_doubt),
+            (&mut self.recovered, count.recovered),
+        ] {
+            *sum = sum.saturating_add(more);
         }
     }
 
@@ -183,9 +242,24 @@ impl ExportCount {
     }
 }
 
+/// Counts the ended destinations beyond the bound together.
+fn bound_ended(ended: &mut BTreeMap<String, ExportCount>) {
+    while ended.len() > ENDED_MAX {
+        let name = ended.keys().find(|name| *name != ENDED_TOGETHER).cloned();
+        let Some(count) = name.and_then(|name| ended.remove(&name)) else {
+            return;
+        };
+        ended
+            .entry(ENDED_TOGETHER.to_owned())
+            .or_insert_with(|| ExportCount::new(ENDED_TOGETHER))
+            .add_sums(&count);
+    }
+}
+
 /// One destination of the table and its state.
 struct Target {
     route: Route,
+    guard: Guard,
     count: ExportCount,
     /// The copies of the present batch.
     spans: Vec<Span>,
@@ -249,13 +323,23 @@ impl Exporter {
             self.ended.insert(target.count.id.clone(), target.count);
         }
         let segmentation = self.options.segmentation;
+        let mut guards = match &self.options.spools {
+            Some(spools) => spools.adopt(&table, segmentation),
+            None => Vec::new(),
+        }
+        .into_iter();
         for destination in table.destinations() {
+            let guard = guards.next().unwrap_or(match destination.protection {
+                Some(_) => Guard::NoGate,
+                None => Guard::Clear,
+            });
             let count = self
                 .ended
                 .remove(&destination.id)
                 .unwrap_or_else(|| ExportCount::new(&destination.id));
             self.targets.push(Target {
                 route: Route::new(destination, segmentation),
+                guard,
                 count,
                 spans: Vec::new(),
                 congested_until: congested.remove(&destination.id),
@@ -272,29 +356,9 @@ impl Exporter {
             count.lost.0.retain(|&id, _| table.slot_of(id).is_some());
         }
         self.table = table;
-        self.bound_ended();
+        bound_ended(&mut self.ended);
         // A port may have become free, a right may have been given.
         self.sockets.forget_failures();
-    }
-
-    /// Counts the ended destinations beyond the bound together.
-    fn bound_ended(&mut self) {
-        while self.ended.len() > ENDED_MAX {
-            let name = self
-                .ended
-                .keys()
-                .find(|name| *name != ENDED_TOGETHER)
-                .cloned();
-            let Some(count) = name.and_then(|name| self.ended.remove(&name)) else {
-                return;
-            };
-            let together = self
-                .ended
-                .entry(ENDED_TOGETHER.to_owned())
-                .or_insert_with(|| ExportCount::new(ENDED_TOGETHER));
-            together.exported = together.exported.saturating_add(count.exported);
-            together.dropped = together.dropped.saturating_add(count.dropped);
-        }
     }
 
     /// Sends all copies of a batch, in order for each destination.
@@ -332,7 +396,37 @@ impl Exporter {
         }
     }
 
-    /// The counts of every destination: those of the table in its order, then those that have left it, then, under an
+    /// Lets leave what waits behind open gates, in a bounded piece; to be called often.
+    #[inline]
+    pub fn tend(&mut self) {
+        if let Some(spools) = &self.options.spools {
+            spools.tend(&mut self.sockets);
+        }
+    }
+
+    /// How long it may be until [`Exporter::tend`] is called again, and at most `longest`.
+    pub fn wait(&self, longest: Duration) -> Duration {
+        let spools = self.options.spools.as_ref();
+        spools.map_or(longest, |spools| spools.wait(longest))
+    }
+
+    /// Lets leave what waits behind open gates, until a moment at most.
+    pub fn drain(&mut self, until: Instant) {
+        let Some(spools) = self.options.spools.clone() else {
+            return;
+        };
+        while spools.is_draining() && Instant::now() < until {
+            spools.tend(&mut self.sockets);
+            std::thread::sleep(spools.wait(Duration::from_millis(5)));
+        }
+    }
+
+    /// The counts of the spools that it shares with others; None where it has none.
+    pub fn spooled(&self) -> Option<Vec<ExportCount>> {
+        self.options.spools.as_ref().map(|spools| spools.counts())
+    }
+
+    /// The counts of every destination, without what its spool has counted: those of the table in its order, then those that have left it, then, under an
     /// empty name, copies that had no destination, if there were any.
     pub fn counters(&self) -> Vec<ExportCount> {
         let present = self.targets.iter().map(|target| &target.count);
@@ -370,6 +464,13 @@ impl Target {
             self.count.lose(&self.spans, NOT_EXPORTABLE);
         } else if destination.address.is_ipv4() != destination.source_address.is_ipv4() {
             self.count.lose(&self.spans, MIXED_FAMILIES);
+        } else if let Guard::NoGate = self.guard {
+            self.count.lose(&self.spans, NO_GATE);
+        } else if let Guard::Spool(spool) = &self.guard {
+            if !spool.accept(sockets, bytes, &self.spans, &mut patience) {
+                self.count.lose(&self.spans, GIVEN_UP);
+            }
+            left = self.congestion(&patience);
         } else {
             let mut outcome = Outcome::default();
             sockets.send(
@@ -381,14 +482,21 @@ impl Target {
                 &mut outcome,
             );
             self.count.add(outcome);
-            if self.congested_until.is_none() {
-                left = Some(patience.left());
-                if patience.is_spent() {
-                    self.congested_until = Instant::now().checked_add(CONGESTED);
-                }
-            }
+            left = self.congestion(&patience);
         }
         self.spans.clear();
         left
+    }
+
+    /// Notes whether the destination is congested from now on. Returns how long the batch may still wait, where that is
+    /// less.
+    fn congestion(&mut self, patience: &Patience) -> Option<Duration> {
+        if self.congested_until.is_some() {
+            return None;
+        }
+        if patience.is_spent() {
+            self.congested_until = Instant::now().checked_add(CONGESTED);
+        }
+        Some(patience.left())
     }
 }

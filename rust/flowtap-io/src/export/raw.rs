@@ -13,7 +13,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::socket::prepare;
 use super::sys::{self, MESSAGES, Message};
-use super::udp::{Outcome, PAYLOAD_OCTETS, Patience, Span, Verdict};
+use super::udp::{Outcome, PAYLOAD_OCTETS, Patience, Span, Verdict, is_closed};
 use crate::broker::Broker;
 
 /// How long the length that a path takes is believed.
@@ -145,7 +145,7 @@ impl Raw {
     ) {
         let path = match self.path(destination.address) {
             Ok(path) => path,
-            Err(error) => return outcome.lose(spans, patience.describe(&error)),
+            Err(error) => return outcome.give_up(spans, patience.describe(&error), true),
         };
         // A raw socket has no port.
         let address = SockAddr::from(SocketAddr::new(destination.address, 0));
@@ -217,8 +217,17 @@ impl Raw {
         let mut end = 0_usize;
         for &(span, count) in copies {
             end = end.saturating_add(count);
-            // After one that found no room the others are not tried.
-            let mut lost = patience.is_spent().then(|| NO_ROOM.to_owned());
+            // After one that found no room, or waits, the others are not tried.
+            let mut lost = if outcome.is_held() {
+                outcome.error.clone()
+            } else {
+                patience.is_spent().then(|| NO_ROOM.to_owned())
+            };
+            // Whether it is about the way for all, and whether that is closed.
+            let (mut is_way, mut closed) = (lost.is_some(), false);
+            if lost.is_some() {
+                done = end;
+            }
             while let Some(rest) = messages
                 .get(done..)
                 .filter(|_| done < end && lost.is_none())
@@ -235,7 +244,10 @@ impl Raw {
                 };
                 match patience.judge(&self.socket, &error, false) {
                     Verdict::Again => {}
-                    Verdict::Split | Verdict::Lost | Verdict::Full => {
+                    verdict @ (Verdict::Split | Verdict::Lost | Verdict::Full) => {
+                        let is_full = matches!(verdict, Verdict::Full);
+                        is_way = is_full || is_closed(&error);
+                        closed = !is_full;
                         lost = Some(patience.describe(&error));
                         // Fragments without the others are of no use.
                         done = end;
@@ -244,6 +256,7 @@ impl Raw {
                 }
             }
             match lost {
+                Some(error) if is_way => outcome.give_up(&[span], error, closed),
                 Some(error) => outcome.lose(&[span], error),
                 None => outcome.win(1),
             }

@@ -126,7 +126,7 @@ impl Sockets {
             .retain(|_, entry| matches!(entry.channel, Channel::Udp(_)));
     }
 
-    /// Sends copies in order and counts every one of them in `outcome`.
+    /// Sends copies in order and counts every one of them in `outcome`, or holds it there.
     pub(super) fn send(
         &mut self,
         destination: &Destination,
@@ -141,13 +141,15 @@ impl Sockets {
         loop {
             match self.channel(route.key, transparent) {
                 Channel::Raw => return self.send_raw(destination, bytes, rest, patience, outcome),
-                Channel::Closed { reason, .. } => return outcome.lose(rest, reason.clone()),
+                Channel::Closed { reason, .. } => {
+                    return outcome.give_up(rest, reason.clone(), true);
+                }
                 Channel::Udp(udp) => {
                     if let Err(error) =
                         udp.set_ttl(destination.ttl, destination.source_address.is_ipv6())
                     {
-                        return outcome
-                            .lose(rest, format!("the time to live cannot be set: {error}"));
+                        let error = format!("the time to live cannot be set: {error}");
+                        return outcome.give_up(rest, error, true);
                     }
                     match udp.send(
                         &route.address,
@@ -251,7 +253,7 @@ impl Sockets {
             Some(raw) => raw,
             None => match Raw::open(v6, self.send_buffer_octets, self.broker.as_deref()) {
                 Ok(raw) => place.insert(raw),
-                Err(reason) => return outcome.lose(spans, reason),
+                Err(reason) => return outcome.give_up(spans, reason, true),
             },
         };
         raw.send(destination, bytes, spans, patience, outcome);

@@ -43,10 +43,51 @@ pub(super) struct Outcome {
     pub(super) lost: LostCopies,
     /// The last thing that went wrong.
     pub(super) error: Option<String>,
+    /// There where copies that cannot leave now are to wait.
+    pub(super) hold: Option<Hold>,
+}
+
+/// Copies that were not handed to the network, for who knows more to do for them than to count them.
+#[derive(Default)]
+pub(super) struct Hold {
+    /// Those that did not leave and may another time: from one on all that follow, in order.
+    pub(super) held: Vec<Span>,
+    /// Those that never can, in no order.
+    pub(super) lost: Vec<Span>,
+    /// Whether the way is closed; otherwise there was no room.
+    pub(super) is_closed: bool,
 }
 
 impl Outcome {
+    /// For copies that are to wait where they cannot leave.
+    pub(super) fn holding() -> Self {
+        Self {
+            hold: Some(Hold::default()),
+            ..Self::default()
+        }
+    }
+
+    /// Whether copies are held, so that none of those that follow may leave.
+    pub(super) fn is_held(&self) -> bool {
+        self.hold.as_ref().is_some_and(|hold| !hold.held.is_empty())
+    }
+
+    /// No way for these, nor for what follows: they are held, or lost where nothing waits.
+    pub(super) fn give_up(&mut self, spans: &[Span], error: String, is_closed: bool) {
+        match &mut self.hold {
+            Some(hold) => {
+                hold.held.extend_from_slice(spans);
+                hold.is_closed |= is_closed;
+                self.error = Some(error);
+            }
+            None => self.lose(spans, error),
+        }
+    }
+
     pub(super) fn lose(&mut self, spans: &[Span], error: String) {
+        if let Some(hold) = &mut self.hold {
+            hold.lost.extend_from_slice(spans);
+        }
         self.dropped = self
             .dropped
             .saturating_add(u64::try_from(spans.len()).unwrap_or(u64::MAX));
@@ -59,6 +100,15 @@ impl Outcome {
             .exported
             .saturating_add(u64::try_from(count).unwrap_or(u64::MAX));
     }
+}
+
+/// Whether an error is about the way, as a firewall rule, a route or an address that is not there is, and not about the
+/// one copy.
+pub(super) fn is_closed(error: &io::Error) -> bool {
+    !matches!(
+        error.raw_os_error(),
+        Some(libc::EMSGSIZE | libc::EINVAL | libc::EIO | libc::EOPNOTSUPP)
+    )
 }
 
 /// What a failed call means for its first message.
@@ -339,7 +389,7 @@ impl Udp {
                     }
                     Verdict::Full => {
                         let lost = spans.get(counted..).unwrap_or_default();
-                        outcome.lose(lost, patience.describe(&error));
+                        outcome.give_up(lost, patience.describe(&error), false);
                         return End::All;
                     }
                     Verdict::Lost => {
@@ -347,10 +397,15 @@ impl Udp {
                             error.raw_os_error(),
                             Some(libc::EINVAL | libc::EADDRNOTAVAIL)
                         );
-                        if gone && !self.transparent {
+                        let gone = gone && !self.transparent;
+                        let lost = spans.get(counted..).unwrap_or_default();
+                        if outcome.hold.is_some() && (gone || is_closed(&error)) {
+                            outcome.give_up(lost, patience.describe(&error), true);
+                            return End::All;
+                        }
+                        if gone {
                             return End::SourceGone(counted);
                         }
-                        let lost = spans.get(counted..).unwrap_or_default();
                         let lost = lost.get(..plan.copies).unwrap_or(lost);
                         outcome.lose(lost, patience.describe(&error));
                         counted = counted.saturating_add(plan.copies);

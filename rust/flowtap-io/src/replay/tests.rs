@@ -111,6 +111,7 @@ fn table(specials: &[Special], port: u16) -> Arc<FilterTable> {
         ttl: 64,
         refuse_oversize: false,
         export: true,
+        protection: None,
     };
     Arc::new(FilterTable::compile(entries.collect(), vec![destination]).unwrap())
 }

@@ -18,7 +18,7 @@ use super::filters::Filters;
 use super::local::local_addresses;
 use super::output::{Output, OutputOptions};
 use super::station::Station;
-use super::{Shared, TapError, WorkerStats};
+use super::{Shared, Stop, TapError, WorkerStats};
 use crate::broker::Broker;
 use crate::export::ExportOptions;
 use crate::packet::{
@@ -278,7 +278,7 @@ pub(super) fn duplicates(options: &LiveOptions) -> Option<Arc<Duplicates>> {
 pub(super) struct Task<'a> {
     pub(super) shared: &'a Shared,
     pub(super) cell: &'a Arc<TableCell>,
-    pub(super) stop: &'a AtomicBool,
+    pub(super) stop: &'a Stop,
     pub(super) live: &'a Live,
     pub(super) options: &'a LiveOptions,
     pub(super) duplicates: Option<Arc<Duplicates>>,
@@ -330,6 +330,7 @@ pub(super) fn run(task: Task<'_>, prepared: Prepared) -> WorkerStats {
     let Station { engine, batch, .. } = &mut listener.station;
     engine.flush(now_ns, batch, &mut &live.output);
     listener.station.send();
+    listener.station.drain();
     let state = &mut shared.lock();
     state.finished = true;
     drop(listener.capture);
@@ -353,7 +354,7 @@ impl Listener<'_> {
     fn listen(&mut self) {
         while !self.station.look(&mut &self.live.output) && !self.live.output.is_done() {
             self.follow();
-            match self.take(LONGEST_WAIT) {
+            match self.take(self.station.wait(LONGEST_WAIT)) {
                 Ok(true) => {}
                 Ok(false) => {
                     self.station.send();

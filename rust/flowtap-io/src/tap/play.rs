@@ -1,11 +1,10 @@
 //! Plays capture files.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use super::station::Station;
-use super::{Pace, PlayOptions, Shared, WorkerStats};
+use super::{Pace, PlayOptions, Shared, Stop, WorkerStats};
 use crate::export::ExportOptions;
 use crate::files::{CaptureError, CaptureReader, names};
 use crate::swap::TableCell;
@@ -31,11 +30,12 @@ enum Left {
 pub(super) fn run(
     shared: &Shared,
     cell: &Arc<TableCell>,
-    stop: &AtomicBool,
+    stop: &Stop,
     options: &PlayOptions,
 ) -> WorkerStats {
     let export = options.export.then(|| ExportOptions {
         broker: options.broker.clone(),
+        spools: options.spools.clone(),
         // The owner wants an answer in time, too.
         ..ExportOptions::patient(PATIENCE_MS)
     });
@@ -56,6 +56,7 @@ pub(super) fn run(
     }
     player.play_all();
     player.idle();
+    player.station.drain();
     player.station.account()
 }
 
@@ -77,14 +78,14 @@ impl Player<'_> {
             if self.station.look(&mut ()) {
                 return true;
             }
-            std::thread::park_timeout(left.min(LONGEST_SLEEP));
+            std::thread::park_timeout(left.min(self.station.wait(LONGEST_SLEEP)));
         }
     }
 
     /// Serves the owner until it stops the worker.
     fn idle(&mut self) {
         while !self.station.look(&mut ()) {
-            std::thread::park_timeout(LONGEST_SLEEP);
+            std::thread::park_timeout(self.station.wait(LONGEST_SLEEP));
         }
     }
 
@@ -97,7 +98,7 @@ impl Player<'_> {
             if self.station.engine.table().slots().len() >= self.options.wait_for_criteria {
                 return false;
             }
-            std::thread::park_timeout(LONGEST_SLEEP);
+            std::thread::park_timeout(self.station.wait(LONGEST_SLEEP));
         }
     }
 

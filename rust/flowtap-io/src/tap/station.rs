@@ -1,14 +1,13 @@
 //! What every worker has: an engine, an exporter, and a look at what its owner wants.
 
-use std::sync::atomic::Ordering;
-use std::sync::{Arc, atomic::AtomicBool};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use flowtap_core::batch::CopyBatch;
 use flowtap_core::decode::InnerTunnels;
 use flowtap_core::engine::{Engine, EngineOptions, Framing, MatchSink};
 
-use super::{Shared, WorkerStats};
+use super::{Shared, Stop, WorkerStats};
 use crate::export::{ExportOptions, Exporter};
 use crate::swap::{TableCell, TableReader};
 
@@ -18,7 +17,7 @@ pub(super) const BATCH_RECORDS: usize = 512;
 /// An engine and an exporter that follow the active table.
 pub(super) struct Station<'a> {
     shared: &'a Shared,
-    stop: &'a AtomicBool,
+    stop: &'a Stop,
     tables: TableReader,
     pub(super) engine: Engine,
     exporter: Option<Exporter>,
@@ -33,7 +32,7 @@ impl<'a> Station<'a> {
     pub(super) fn new(
         shared: &'a Shared,
         cell: &Arc<TableCell>,
-        stop: &'a AtomicBool,
+        stop: &'a Stop,
         export: Option<ExportOptions>,
         inner: InnerTunnels,
         monotonic_ns: u64,
@@ -87,10 +86,28 @@ impl<'a> Station<'a> {
     }
 
     pub(super) fn account(&self) -> WorkerStats {
+        let exporter = self.exporter.as_ref();
+        // Before the engine's, which nobody changes meanwhile: other workers go on filling the spools.
+        let spooled = exporter.and_then(|exporter| Some((Instant::now(), exporter.spooled()?)));
         WorkerStats {
+            spooled,
             engine: self.engine.stats(),
-            exported: self.exporter.as_ref().map(Exporter::counters),
+            exported: exporter.map(Exporter::counters),
             generation: self.generation,
+        }
+    }
+
+    /// How long it may be until the next look, and at most `longest`.
+    pub(super) fn wait(&self, longest: Duration) -> Duration {
+        let exporter = self.exporter.as_ref();
+        exporter.map_or(longest, |exporter| exporter.wait(longest))
+    }
+
+    /// Sends what waits behind open gates, as long as the owner gives time for that.
+    pub(super) fn drain(&mut self) {
+        let until = *self.stop.lock();
+        if let Some((exporter, until)) = self.exporter.as_mut().zip(until) {
+            exporter.drain(until);
         }
     }
 
@@ -121,6 +138,9 @@ impl<'a> Station<'a> {
         }
         let now_ns = self.now_ns();
         self.engine.pass_time(now_ns, &mut self.batch, sink);
+        if let Some(exporter) = &mut self.exporter {
+            exporter.tend();
+        }
         let asked = {
             let state = self.shared.lock();
             (state.asked > state.given).then_some(state.asked)
@@ -134,7 +154,7 @@ impl<'a> Station<'a> {
             drop(state);
             self.shared.answered.notify_all();
         }
-        self.stop.load(Ordering::Acquire)
+        self.stop.is_wanted()
     }
 }
 
@@ -185,7 +205,7 @@ mod tests {
             interface: 0,
             direction: Direction::Unknown,
         };
-        let (shared, stop) = (Shared::default(), AtomicBool::new(false));
+        let (shared, stop) = (Shared::default(), Stop::default());
         let cell = Arc::new(TableCell::new(table()));
         let inner = InnerTunnels::default();
         let now_ns = 31_000_000_000;

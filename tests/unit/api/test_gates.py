@@ -1,0 +1,266 @@
+"""Gates and spools as a program sees them: over loopback, with captures that are played."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flowtap import ContentDestination, Criteria, Engine, FilterTable, Gate, LinkType, Replay, Stats, Tap
+
+PACKETS = 400
+HEADERS_OCTETS = 28
+"""IP and UDP of what is tapped; a number follows."""
+
+
+def packet(number: int, octets: int = 60) -> bytes:
+    payload = number.to_bytes(4, "big").ljust(octets - HEADERS_OCTETS, b".")
+    udp = struct.pack("!HHHH", 40_000, 53, 8 + len(payload), 0) + payload
+    head = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(udp), number & 0xFFFF, 0, 64, 17, 0)
+    return head + bytes((192, 0, 2, 1, 198, 51, 100, 1)) + udp
+
+
+@pytest.fixture
+def capture(tmp_path: Path) -> str:
+    """Numbered packets, raw IP."""
+    path = tmp_path / "numbered.pcap"
+    records = (packet(number) for number in range(PACKETS))
+    path.write_bytes(
+        struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65_535, 101)
+        + b"".join(struct.pack("<IIII", 0, 0, len(each), len(each)) + each for each in records)
+    )
+    return str(path)
+
+
+@pytest.fixture
+def arrivals() -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 8 << 20)
+        receiver.bind(("127.0.0.1", 0))
+        receiver.setblocking(False)  # as the standard library has it
+        yield receiver
+
+
+def numbers(receiver: socket.socket) -> list[int]:
+    """Of all packets that have arrived by now."""
+    found: list[int] = []
+    while True:
+        try:
+            data = receiver.recv(2_048)
+        except BlockingIOError:
+            return found
+        found.append(int.from_bytes(data[HEADERS_OCTETS : HEADERS_OCTETS + 4], "big"))
+
+
+def table(receiver: socket.socket, **options: Any) -> FilterTable:
+    options = {"tunnel": "ttp", "spool": "memory"} | options
+    destination = ContentDestination("127.0.0.1", receiver.getsockname()[1], "127.0.0.1", 0, **options)
+    return FilterTable.compile([Criteria(7, protocol=17, deliver_to=["cd1"])], {"cd1": destination})
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 10
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def balanced(stats: Stats) -> bool:
+    return stats.copied + stats.recovered == (
+        stats.exported + stats.in_queue + stats.in_spool + stats.dropped
+    )
+
+
+def test_a_gate_is_shut_at_first() -> None:
+    gate = Gate("ttp")
+    assert gate.tunnel == "ttp"
+    said = [repr(gate)]
+    gate.open()
+    said.append(repr(gate))
+    gate.shut(in_doubt_s=1.5)
+    gate.shut()
+    said.append(repr(gate))
+    assert said == [f'<Gate of "ttp", {state}>' for state in ("shut", "open", "shut")]
+    assert gate.is_open is False
+    for wrong in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="in_doubt_s"):
+            gate.shut(wrong)
+
+
+def test_a_destination_says_what_it_stands_behind() -> None:
+    plain = ContentDestination("198.51.100.7", 30000, "198.51.100.1")
+    assert (plain.tunnel, plain.spool, plain.spool_octets, plain.resend_s) == (None, "none", 64 << 20, 0)
+    options: dict[str, Any] = {"tunnel": "ttp", "spool": "disk", "spool_octets": 1 << 20, "resend_s": 15}
+    behind = ContentDestination("198.51.100.7", 30000, "198.51.100.1", **options)
+    assert {name: getattr(behind, name) for name in options} == options
+    assert behind == ContentDestination("198.51.100.7", 30000, "198.51.100.1", **options)
+    assert hash(behind) == hash(ContentDestination("198.51.100.7", 30000, "198.51.100.1", **options))
+    assert 'tunnel="ttp", spool="disk", spool_octets=1048576, resend_s=15.0' in repr(behind)
+    assert "tunnel" not in repr(plain)
+    for name, other in {"tunnel": "x", "spool": "memory", "spool_octets": 1, "resend_s": 1.0}.items():
+        assert behind != ContentDestination("198.51.100.7", 30000, "198.51.100.1", **options | {name: other})
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"tunnel": "ttp", "spool": "tape"}, "spool"),
+        ({"spool": "memory"}, "spool"),
+        ({"tunnel": "ttp", "resend_s": 1.0}, "resend_s"),
+        ({"tunnel": "ttp", "spool": "memory", "resend_s": -1.0}, "resend_s"),
+    ],
+)
+def test_what_cannot_be_is_refused(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(ValueError, match=named):
+        ContentDestination("198.51.100.7", 30000, "198.51.100.1", **options)
+
+
+def test_a_tunnel_has_one_gate(capture: str, arrivals: socket.socket) -> None:
+    with pytest.raises(ValueError, match="ttp"):
+        Tap.replay([capture], table(arrivals), gates=[Gate("ttp"), Gate("ttp")])
+
+
+def test_copies_wait_for_the_gate_and_arrive_in_order(capture: str, arrivals: socket.socket) -> None:
+    gate = Gate("ttp")
+    with Tap.replay([capture], table(arrivals), pace="fast", gates=[gate]) as tap:
+        tap.start()
+        until(lambda: tap.finished)
+        stats = tap.stats()
+        assert (stats.copied, stats.exported, stats.in_spool, stats.in_queue) == (PACKETS, 0, PACKETS, 0)
+        assert balanced(stats)
+        assert numbers(arrivals) == []
+        gate.open()
+        until(lambda: tap.stats().exported == PACKETS)
+        stats = tap.stats()
+        assert (stats.in_spool, stats.dropped, stats.in_queue) == (0, 0, 0)
+        (destination,) = stats.destinations
+        assert (destination.resent, destination.exported_in_doubt, destination.lost) == (0, 0, [])
+    assert numbers(arrivals) == list(range(PACKETS))
+
+
+def test_nothing_leaves_while_nobody_has_a_gate(capture: str, arrivals: socket.socket) -> None:
+    other = Gate("another")
+    other.open()
+    with Tap.replay([capture], table(arrivals), pace="fast", gates=[other]) as tap:
+        tap.start()
+        until(lambda: tap.finished)
+        stats = tap.stop()
+    assert (stats.exported, stats.dropped) == (0, PACKETS)
+    assert "no gate" in (stats.destinations[0].last_error or "")
+    # A pass has no gates at all.
+    report = Replay([capture], table(arrivals), export=True).run()
+    assert (report.stats.exported, report.stats.dropped) == (0, PACKETS)
+    assert numbers(arrivals) == []
+
+
+def test_without_a_spool_copies_are_dropped_and_counted(capture: str, arrivals: socket.socket) -> None:
+    gate = Gate("ttp")
+    with Tap.replay([capture], table(arrivals, spool="none"), pace="fast", gates=[gate]) as tap:
+        tap.start()
+        until(lambda: tap.finished)
+        stats = tap.stats()
+    (destination,) = stats.destinations
+    assert (stats.in_spool, stats.dropped, destination.dropped) == (0, PACKETS, PACKETS)
+    assert destination.lost == [(7, PACKETS, PACKETS * 60)]
+    assert "shut" in (destination.last_error or "")
+
+
+def test_a_full_spool_drops_what_waited_longest(capture: str, arrivals: socket.socket) -> None:
+    gate = Gate("ttp")
+    with Tap.replay([capture], table(arrivals, spool_octets=20_000), pace="fast", gates=[gate]) as tap:
+        tap.start()
+        until(lambda: tap.finished)
+        stats = tap.stats()
+        waiting = stats.in_spool
+        assert 100 < waiting < 20_000 // 60
+        assert stats.dropped == PACKETS - waiting
+        assert stats.destinations[0].lost == [(7, PACKETS - waiting, (PACKETS - waiting) * 60)]
+        assert balanced(stats)
+        gate.open()
+        until(lambda: tap.stats().exported == waiting)
+    assert numbers(arrivals) == list(range(PACKETS - waiting, PACKETS))
+
+
+def test_what_was_copied_is_delivered_when_its_criteria_have_ended(
+    capture: str, arrivals: socket.socket
+) -> None:
+    gate = Gate("ttp")
+    with Tap.replay([capture], table(arrivals), pace="fast", gates=[gate]) as tap:
+        tap.start()
+        until(lambda: tap.finished)
+        tap.install(FilterTable.compile([]))
+        stats = tap.stats()
+        assert (stats.in_spool, stats.destinations) == (PACKETS, [])
+        gate.open()
+        until(lambda: tap.stats().exported == PACKETS)
+    assert numbers(arrivals) == list(range(PACKETS))
+
+
+def test_what_was_sent_before_a_loss_is_sent_again(capture: str, arrivals: socket.socket) -> None:
+    gate = Gate("ttp")
+    gate.open()
+    with Tap.replay([capture], table(arrivals, resend_s=60), pace="fast", gates=[gate]) as tap:
+        tap.start()
+        until(lambda: tap.stats().exported == PACKETS)
+        assert numbers(arrivals) == list(range(PACKETS))
+        gate.shut(in_doubt_s=60)
+        stats = tap.stats()
+        # Each of them has been accounted for already.
+        assert (stats.exported, stats.in_spool, stats.destinations[0].exported_in_doubt) == (PACKETS, 0, 0)
+        gate.open()
+        until(lambda: tap.stats().destinations[0].resent == PACKETS)
+        assert tap.stats().exported == PACKETS
+        # Once for a loss: a gate that is shut without one sends nothing again.
+        gate.shut()
+        gate.open()
+        time.sleep(0.2)
+        assert tap.stats().destinations[0].resent == PACKETS
+    assert numbers(arrivals) == list(range(PACKETS))
+
+
+def test_what_is_not_sent_again_is_in_doubt(capture: str, arrivals: socket.socket) -> None:
+    gate = Gate("ttp")
+    gate.open()
+    with Tap.replay([capture], table(arrivals), pace="fast", gates=[gate]) as tap:
+        tap.start()
+        until(lambda: tap.stats().exported == PACKETS)
+        time.sleep(0.3)
+        gate.shut(in_doubt_s=0.05)
+        assert tap.stats().destinations[0].exported_in_doubt == 0
+        gate.open()
+        gate.shut(in_doubt_s=30)
+        assert tap.stats().destinations[0].exported_in_doubt == PACKETS
+        gate.open()
+        gate.shut(in_doubt_s=30)
+        assert tap.stats().destinations[0].exported_in_doubt == PACKETS
+        assert tap.stats().destinations[0].resent == 0
+
+
+def test_what_waits_in_memory_at_the_end_is_counted_as_dropped(capture: str, arrivals: socket.socket) -> None:
+    with Tap.replay([capture], table(arrivals), pace="fast", gates=[Gate("ttp")]) as tap:
+        tap.start()
+        until(lambda: tap.finished)
+        stats = tap.stop()
+    assert (stats.in_spool, stats.in_queue, stats.dropped) == (0, 0, PACKETS)
+    assert "ended" in (stats.destinations[0].last_error or "")
+
+
+def test_at_the_end_what_may_leave_leaves(capture: str, arrivals: socket.socket) -> None:
+    gate = Gate("ttp")
+    with Tap.replay([capture], table(arrivals), pace="fast", gates=[gate]) as tap:
+        tap.start()
+        until(lambda: tap.stats().in_spool == PACKETS)
+        gate.open()
+        stats = tap.stop()
+    assert (stats.in_spool, stats.dropped, stats.exported) == (0, 0, PACKETS)
+    assert numbers(arrivals) == list(range(PACKETS))
+
+
+def test_an_engine_refuses_nothing_since_it_sends_nothing(arrivals: socket.socket) -> None:
+    engine = Engine(table(arrivals), LinkType.RAW)
+    assert len(engine.feed(packet(1))) == 1
