@@ -29,6 +29,7 @@ from flowtap.control import (
     Policy,
     Usage,
 )
+from flowtap.delivery.paths import Paths
 from flowtap.dtcp import (
     AddResult,
     Delivery,
@@ -70,7 +71,7 @@ class Unattended:
         self.control = ControlPlane(
             policy=self.policy,
             store=self.store,
-            data_plane=TapDataPlane(self.tap, PLACES, self.usage),
+            data_plane=TapDataPlane(self.tap, PLACES, self.usage, Paths({}, {})),
             filters=FilterReader(PLACES),
         )
 

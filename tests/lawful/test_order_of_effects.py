@@ -42,6 +42,7 @@ from flowtap.control import (
     Usage,
     verify,
 )
+from flowtap.delivery.paths import Paths
 from flowtap.dtcp import (
     AddResult,
     DeleteRequest,
@@ -105,7 +106,7 @@ class Element:
         self.control = ControlPlane(
             policy=policy,
             store=self.store,
-            data_plane=TapDataPlane(self.tap, PLACES, self.usage),
+            data_plane=TapDataPlane(self.tap, PLACES, self.usage, Paths({}, {})),
             filters=FilterReader(PLACES),
         )
 

@@ -7,7 +7,14 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from flowtap.config.tunnels import Octets, SpoolKind, SpoolSection, TunnelSection, refuse_short_resend
+from flowtap.config.tunnels import (
+    Octets,
+    SpoolKind,
+    SpoolSection,
+    TunnelSection,
+    refuse_short_resend,
+    tunnel_to,
+)
 from flowtap.config.values import (
     EXCLUDED_MAX,
     SECTION,
@@ -361,7 +368,7 @@ class Configuration(_Section):
     def _copies_find_their_tunnel(self) -> Self:
         for name, destination in self.content_destination.items():
             key = f"content_destination.{name}"
-            through = self.tunnel_to(destination.address)
+            through = tunnel_to(self.tunnel, destination.address)
             if destination.tunnel is not None and destination.tunnel not in self.tunnel:
                 msg = f"{key}.tunnel: there is no [tunnel.{destination.tunnel}]"
                 raise ValueError(msg)
@@ -388,11 +395,6 @@ class Configuration(_Section):
                 msg = f"{key}: {error}"
                 raise ValueError(msg) from None
         return self
-
-    def tunnel_to(self, address: Address) -> str | None:
-        """The tunnel that an address lies behind; None where it is reached in clear."""
-        behind = (name for name, section in self.tunnel.items() if section.has_remote(address))
-        return next(behind, None)
 
     @model_validator(mode="after")
     def _names_are_known(self) -> Self:

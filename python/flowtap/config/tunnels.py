@@ -13,9 +13,10 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from flowtap.config.values import SECTION, Address, FileName, InterfaceName, Networks
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from ipaddress import IPv4Network, IPv6Network
 
-__all__ = ["SpoolKind", "SpoolSection", "TunnelSection"]
+__all__ = ["SpoolKind", "SpoolSection", "TunnelSection", "tunnel_to"]
 
 SpoolKind = Literal["none", "memory", "disk"]
 MODERN_IKE: Final = "aes256gcm16-prfsha384-ecp384"
@@ -171,6 +172,11 @@ class TunnelSection(_Section):
 
 def _is_in(address: Address, networks: list[IPv4Network | IPv6Network]) -> bool:
     return any(address in each for each in networks if address.version == each.version)
+
+
+def tunnel_to(tunnels: Mapping[str, TunnelSection], address: Address) -> str | None:
+    """The tunnel that an address lies behind; None where it is reached in clear."""
+    return next((name for name, section in tunnels.items() if section.has_remote(address)), None)
 
 
 def refuse_short_resend(resend_s: int, spool: SpoolKind, tunnel: TunnelSection) -> None:

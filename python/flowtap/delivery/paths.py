@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from flowtap.config.tunnels import tunnel_to
+
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from ipaddress import IPv4Address, IPv6Address
 
-    from flowtap.config import Configuration
-    from flowtap.config.tunnels import SpoolKind
+    from flowtap.config.schema import ContentDestinationSection
+    from flowtap.config.tunnels import SpoolKind, TunnelSection
 
 __all__ = ["Path", "Paths"]
 
@@ -32,25 +35,31 @@ class Path:
 
 
 class Paths:
-    """The ways to all content destinations of a configuration, and to those that tasking creates.
+    """The ways to all content destinations, and to those that tasking creates.
 
     Args:
-        values: A configuration that is valid as a whole.
+        tunnels: By name.
+        destinations: Those of the configuration, by name.
     """
 
-    def __init__(self, values: Configuration) -> None:
-        self._values = values
+    def __init__(
+        self,
+        tunnels: Mapping[str, TunnelSection],
+        destinations: Mapping[str, ContentDestinationSection],
+    ) -> None:
+        self._tunnels = tunnels
+        self._destinations = destinations
 
     def to(self, cdest_id: str, address: IPv4Address | IPv6Address) -> Path | None:
         """The way to an address, as the content destination of that name wants it; None where it is in clear.
 
         The address alone decides about the tunnel, so that no tasking leads around it.
         """
-        name = self._values.tunnel_to(address)
+        name = tunnel_to(self._tunnels, address)
         if name is None:
             return None
-        section = self._values.tunnel[name]
-        wanted = self._values.content_destination.get(cdest_id)
+        section = self._tunnels[name]
+        wanted = self._destinations.get(cdest_id)
         path = Path(name, section.spool, section.spool_octets, section.resend_s)
         if wanted is None:
             return path

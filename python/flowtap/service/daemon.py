@@ -20,6 +20,7 @@ from flowtap._flowtap import UsageFile, rights_held
 from flowtap.config import LoadedConfiguration, load, read_secret
 from flowtap.config.schema import endpoint
 from flowtap.control import ControlPlane, PortError
+from flowtap.delivery.paths import Paths
 from flowtap.dtcp import Dialect
 from flowtap.errors import ConfigurationError, DataPlaneError
 from flowtap.service import clock
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from flowtap import Stats
+    from flowtap.config import Configuration
     from flowtap.config.schema import ElementSection
     from flowtap.control import Principal
 
@@ -97,6 +99,10 @@ def _places(element: ElementSection) -> Places:
     captured = element.interfaces if element.replay is None else element.replay.interfaces
     vrfs = {name: section.interfaces for name, section in element.vrf.items()}
     return Places(captured, element.interface_names, vrfs)
+
+
+def _paths(values: Configuration) -> Paths:
+    return Paths(values.tunnel, values.content_destination)
 
 
 def _tap(element: ElementSection, files: list[str], broker: Broker) -> Tap:
@@ -182,7 +188,7 @@ class Daemon:
             self._usage = UsageFile(str(usage), uuid.UUID(clock.boot_id()).bytes)
         except OSError as error:
             raise ConfigurationError(f"store.path: {error.strerror}", key="store.path") from None
-        data_plane = self._data_plane = TapDataPlane(self._tap, places, self._usage)
+        data_plane = self._data_plane = TapDataPlane(self._tap, places, self._usage, _paths(values))
         data_plane.limit(rates(values))
         self._control = ControlPlane(
             policy=policy(values),

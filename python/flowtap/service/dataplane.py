@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from flowtap import Stats, Tap
     from flowtap._flowtap import UsageFile
+    from flowtap.config.tunnels import SpoolKind
     from flowtap.control.model import Intercept
+    from flowtap.delivery.paths import Paths
     from flowtap.dtcp import Delivery
     from flowtap.service.places import Places
 
@@ -30,6 +32,13 @@ _LIMITS: Final = ("timeout_idle_s", "timeout_total_s", "timeout_packets", "timeo
 _COUNTER_MAX: Final = 2**64 - 1
 _NOTHING: Final = Count()
 _Outer = tuple[str, "Delivery", bool]
+
+
+class _Protection(TypedDict, total=False):
+    tunnel: str
+    spool: SpoolKind
+    spool_octets: int
+    resend_s: float
 
 
 class _Lifetime(TypedDict):
@@ -98,14 +107,18 @@ class TapDataPlane:
         tap: A running tap, with no criteria yet.
         places: Its interfaces, as control sources name them.
         usage: Keeps what criteria have used.
+        paths: The protected ways to content destinations.
     """
 
-    def __init__(self, tap: Tap, places: Places, usage: UsageFile) -> None:
+    def __init__(self, tap: Tap, places: Places, usage: UsageFile, paths: Paths) -> None:
+        self.paths = paths
+        """How what begins from now on is sent; what is sent already goes on as it began."""
         self._tap = tap
         self._places = places
         self._usage = usage
         self._table = FilterTable.compile([])
         self._labels: dict[_Outer, str] = {}
+        self._destinations: dict[_Outer, ContentDestination] = {}
         self._uses: Counter[_Outer] = Counter()
         self._active: dict[int, Intercept] = {}
         self._rates: dict[str, RateLimit] = {}
@@ -142,15 +155,14 @@ class TapDataPlane:
         for number in going:
             used.subtract(_outers(self._active[number]))
         labels = self._relabelled(used)
-        destinations = (
-            None
-            if labels is self._labels
-            else {label: _destination(outer) for outer, label in labels.items()}
-        )
+        destinations, named = self._destinations, None
+        if labels is not self._labels:
+            destinations = {outer: self._destination(outer) for outer in labels}
+            named = {labels[outer]: each for outer, each in destinations.items()}
         now_ns = clock.now().monotonic_ns
         try:
             table = self._table.changed(
-                sorted(going), [self._criteria(each, labels, now_ns) for each in start], destinations
+                sorted(going), [self._criteria(each, labels, now_ns) for each in start], named
             )
             # Whoever comes after a crash must find what has been used, before more is.
             self._usage.publish()
@@ -160,7 +172,7 @@ class TapDataPlane:
         except ScopeFault:
             # What it was may have been a subject's.
             raise PortError("an interface or routing instance is not there any more") from None
-        self._table, self._labels = table, labels
+        self._table, self._labels, self._destinations = table, labels, destinations
         self._uses.update(used)
         for number in going:
             del self._active[number]
@@ -192,6 +204,29 @@ class TapDataPlane:
             usage=record if is_limited else None,
             rate=self._rates.get(intercept.csource_id),
             **limits,
+        )
+
+    def _destination(self, outer: _Outer) -> ContentDestination:
+        if (known := self._destinations.get(outer)) is not None:
+            return known
+        cdest_id, delivery, refuse_oversize = outer
+        path = self.paths.to(cdest_id, delivery.address)
+        protection: _Protection = {}
+        if path is not None:
+            protection = _Protection(
+                tunnel=path.tunnel,
+                spool=path.spool,
+                spool_octets=path.spool_octets,
+                resend_s=path.resend_s,
+            )
+        return ContentDestination(
+            str(delivery.address),
+            delivery.port,
+            str(delivery.source_address),
+            delivery.source_port,
+            delivery.ttl,
+            "refuse" if refuse_oversize else "fragment",
+            **protection,
         )
 
     def _relabelled(self, used: Counter[_Outer]) -> dict[_Outer, str]:
@@ -260,15 +295,3 @@ def _label(outer: _Outer, labels: Mapping[_Outer, str]) -> str:
 
 def _outers(intercept: Intercept) -> list[_Outer]:
     return list(zip(intercept.cdest_ids, intercept.deliveries, intercept.refuse_oversize, strict=True))
-
-
-def _destination(outer: _Outer) -> ContentDestination:
-    _, delivery, refuse_oversize = outer
-    return ContentDestination(
-        str(delivery.address),
-        delivery.port,
-        str(delivery.source_address),
-        delivery.source_port,
-        delivery.ttl,
-        "refuse" if refuse_oversize else "fragment",
-    )

@@ -6,7 +6,8 @@ import asyncio
 import secrets
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Final, Protocol
 
 import argon2
 import asyncssh
@@ -17,7 +18,7 @@ from flowtap.dtcp import Key
 from flowtap.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterable
+    from collections.abc import Collection, Iterable, Mapping
     from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
     from flowtap.config import LoadedConfiguration
@@ -60,14 +61,35 @@ class Login:
     keys_text: str = field(default="", repr=False)
 
 
+class Way(Protocol):
+    """A tunnel, as far as tasking depends on it."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is up."""
+
+
+NO_WAYS: Final[Mapping[str, Way]] = MappingProxyType({})
+
+
 class Logins:
     """All users of a configuration.
+
+    Args:
+        configuration: Names them and their files.
+        ways: The tunnels by name; one that is not there is never open.
 
     Raises:
         ConfigurationError: A file cannot be used.
     """
 
-    def __init__(self, configuration: LoadedConfiguration) -> None:
+    def __init__(self, configuration: LoadedConfiguration, ways: Mapping[str, Way] = NO_WAYS) -> None:
+        self._ways = ways
+        self._tunnels = {
+            name: (source.tunnel, tuple(configuration.values.tunnel[source.tunnel].remote_networks))
+            for name, source in configuration.values.control_source.items()
+            if source.tunnel is not None
+        }
         self._logins = {name: _login(configuration, name) for name in configuration.values.login.user}
         self._keys = {name: _key(configuration, name) for name in configuration.values.control_source}
         self._addresses = {
@@ -91,9 +113,23 @@ class Logins:
         return self._uids.get(uid)
 
     def may_come_from(self, csource_id: str, address: IPv4Address | IPv6Address) -> bool:
-        """Whether a control source is expected at an address; anywhere by default [DTCP §3.1]."""
+        """Whether a control source is expected at an address; anywhere by default [DTCP §3.1].
+
+        One that comes through a tunnel is expected behind it.
+        """
         networks: Iterable[IPv4Network | IPv6Network] = self._addresses.get(csource_id, ())
-        return not networks or any(address in network for network in networks)
+        _, behind = self._tunnels.get(csource_id, (None, None))
+        return (not networks or any(address in network for network in networks)) and (
+            behind is None or any(address in network for network in behind)
+        )
+
+    def may_be_heard(self, csource_id: str) -> bool:
+        """Whether what a control source says can have come the way that it must come, now."""
+        tunnel, _ = self._tunnels.get(csource_id, (None, None))
+        if tunnel is None:
+            return True
+        way = self._ways.get(tunnel)
+        return way is not None and way.is_open
 
     def key_for(self, csource_id: str) -> Key | None:
         """The DTCP secret of a control source; None where there is none."""

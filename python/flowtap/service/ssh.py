@@ -202,12 +202,17 @@ class _Session(asyncssh.SSHServerSession[bytes]):
     def _may_write(self) -> bool:
         return not (self._is_full or self._server.is_full)
 
+    @property
+    def _may_take_up(self) -> bool:
+        """What came another way than through the tunnel that it must come through is not looked at."""
+        return self._may_write and self._service.logins.may_be_heard(self._login.name)
+
     def go_on(self) -> None:
         """Takes up what waits, as far as it may; reads on, or ends, where nothing is left to do."""
         if self._holds_place and not self._is_listing and self._may_write:
             self._holds_place = False
             self._service.lists.give_back(self._login.name)
-        while self._waiting and self._asked < ASKED_MAX and not self._is_listing and self._may_write:
+        while self._waiting and self._asked < ASKED_MAX and not self._is_listing and self._may_take_up:
             event = self._waiting[0]
             if isinstance(event, RequestReceived) and isinstance(event.request, ListRequest):
                 if not self._holds_place and not self._service.lists.take(self, self._login.name):
@@ -298,13 +303,20 @@ class _Server(asyncssh.SSHServer):
     def begin_auth(self, username: str) -> bool:
         self.login = self._service.logins.get(username)
         self._has_source = self._service.logins.key_for(username) is not None
-        self._may_come = self._service.logins.may_come_from(username, ip_address(self._peer))
+        self._may_come = self._service.logins.may_come_from(
+            username, ip_address(self._peer)
+        ) and self._service.logins.may_be_heard(username)
         if self.login is not None and self.login.authorized_keys is not None and self._connection:
             if self._may_come:
                 self._connection.set_authorized_keys(self.login.authorized_keys)
             else:
-                _LOG.warning("login %s from %s: not one of its addresses", username, self._peer)
+                self._say_unexpected(username)
         return True
+
+    def _say_unexpected(self, username: str) -> None:
+        is_heard = self._service.logins.may_be_heard(username)
+        reason = "not one of its addresses" if is_heard else "the tunnel that it must come through is down"
+        _LOG.warning("login %s from %s: %s", username, self._peer, reason)
 
     # The same ways for every name, so that nobody learns which names there are.
     def password_auth_supported(self) -> bool:
@@ -325,7 +337,7 @@ class _Server(asyncssh.SSHServer):
         if not is_right:
             _LOG.warning("wrong password or user from %s", self._peer)
         elif not self._may_come:
-            _LOG.warning("login %s from %s: not one of its addresses", username, self._peer)
+            self._say_unexpected(username)
         if self._passwords == PASSWORDS_MAX and not (is_right and self._may_come):
             raise asyncssh.PermissionDenied("too many passwords")
         return is_right and self._may_come
@@ -465,6 +477,12 @@ class SshService:
         for session in list(self.sessions):
             if not session.may_stay():
                 session.close()
+
+    def ways_changed(self) -> None:
+        """A tunnel has come up or gone down: what has waited for it is taken up."""
+        for connection in list(self.sessions):
+            for session in list(connection.sessions):
+                session.go_on()
 
     def session_values(self) -> list[dict[str, Any]]:
         """Who is logged in, the longest first."""

@@ -82,7 +82,8 @@ _Control = tuple[int, int, bytes]
 class _OwnKeys:
     """The secrets that prove who sent a datagram: not the vendor's fixed one.
 
-    Nobody is known at an address where he is not expected [DTCP §3.1].
+    Nobody is known at an address where he is not expected [DTCP §3.1], nor while the tunnel is down that he
+    must come through.
     """
 
     def __init__(self, logins: Logins, address: IPv4Address | IPv6Address) -> None:
@@ -90,7 +91,9 @@ class _OwnKeys:
         self._address = address
 
     def key_for(self, csource_id: str) -> Key | None:
-        is_expected = self._logins.may_come_from(csource_id, self._address)
+        is_expected = self._logins.may_come_from(csource_id, self._address) and self._logins.may_be_heard(
+            csource_id
+        )
         return self._logins.own_key_for(csource_id) if is_expected else None
 
 

@@ -107,7 +107,8 @@ def test_tunnels_lead_to_different_networks(tmp_path: Path) -> None:
 
 
 def test_the_address_alone_decides_about_the_tunnel(tmp_path: Path) -> None:
-    paths = Paths(load(write(tmp_path, GOOD.replace('tunnel = "ttp"\nspool', "spool"))).values)
+    values = load(write(tmp_path, GOOD.replace('tunnel = "ttp"\nspool', "spool"))).values
+    paths = Paths(values.tunnel, values.content_destination)
     assert paths.to("cd1", ip_address("2.2.2.2")) == ProtectedWay("ttp", "disk", 1_000_000, 20)
     assert paths.to("tasked", ip_address("2.2.2.3")) == ProtectedWay("ttp", "memory", 1_000_000, 20)
     assert paths.to("clear", ip_address("192.0.2.9")) is None

@@ -19,6 +19,7 @@ from flowtap.control import (
     Tasked,
     verify,
 )
+from flowtap.delivery.paths import Paths
 from flowtap.dtcp import AddRequest, AddResult, FilterText, ListRequest, ListResult, Timeouts
 from flowtap.service import clock
 from flowtap.service.dataplane import TapDataPlane
@@ -34,7 +35,7 @@ CAPTURE = Path(__file__).parents[2] / "captures" / "dns.pcap"
 def test_counters_time_outs_and_the_table_of_a_running_tap(tmp_path: Path) -> None:
     store = SqlStore(tmp_path / "s.db")
     tap = Tap.replay([str(CAPTURE)], FilterTable.compile([]), pace="fast", wait_for_criteria=1, export=False)
-    data_plane = TapDataPlane(tap, PLACES, UsageFile(str(tmp_path / "s.db-usage"), bytes(16)))
+    data_plane = TapDataPlane(tap, PLACES, UsageFile(str(tmp_path / "s.db-usage"), bytes(16)), Paths({}, {}))
     control = ControlPlane(
         policy=Policy({"md": ControlSource("md")}, {"cd1": ContentDestination("cd1", DELIVERY)}),
         store=store,
