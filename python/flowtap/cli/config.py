@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from flowtap.cli.console import Exit, fail, open_private
+from flowtap.cli.import_junos import import_junos
 from flowtap.config import load
 from flowtap.service.daemon import check as check_files
 from flowtap.service.logins import hash_password
@@ -19,7 +20,10 @@ __all__ = ["config"]
 
 @click.group()
 def config() -> None:
-    """Check a configuration, set a password, write a unit for the service manager."""
+    """Check a configuration, set a password, import a router's, write a unit for the service manager."""
+
+
+config.add_command(import_junos)
 
 
 @config.command()

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, ConfigDict, Field, PlainValidator
 
 __all__ = [
     "EXCLUDED_MAX",
+    "LOCKED",
     "SECTION",
     "Address",
     "Bound",
@@ -62,3 +63,6 @@ Networks = Annotated[list[Network], Field(max_length=EXCLUDED_MAX)]
 
 SECTION: Final = ConfigDict(extra="forbid", frozen=True)
 """What all sections are like: no key that is not known, and nothing changes."""
+
+LOCKED: Final = "!"
+"""In place of a password hash: no password is right, as in shadow(5)."""

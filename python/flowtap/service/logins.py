@@ -13,6 +13,7 @@ import argon2
 import asyncssh
 
 from flowtap.config import read_secret, refuse_written_by_others
+from flowtap.config.values import LOCKED
 from flowtap.control import PERMISSION_CHANGE, PERMISSION_VIEW
 from flowtap.dtcp import Key
 from flowtap.errors import ConfigurationError
@@ -48,7 +49,7 @@ class Login:
         name: The login's name.
         uid: The local user who is it, for the local socket; None where there is none.
         permissions: Those of its class.
-        password_hash: Argon2, None where there is no password.
+        password_hash: Argon2, None where there is no password, or none that is right.
         authorized_keys: Public keys that may log in, None where there are none.
         keys_text: What those keys were read from; two readings of the same text are equal.
     """
@@ -163,11 +164,7 @@ def _login(configuration: LoadedConfiguration, name: str) -> Login:
     if user.password_hash_file is not None:
         key = f"{where}.password_hash_file"
         content = read_secret(configuration, user.password_hash_file, key)
-        password_hash = content.decode("utf-8", "replace").strip()
-        try:
-            argon2.extract_parameters(password_hash)
-        except argon2.exceptions.InvalidHashError:
-            raise ConfigurationError(f"{key}: holds no Argon2 hash", key=key) from None
+        password_hash = _password_hash(content.decode("utf-8", "replace").strip(), key)
     authorized_keys, keys_text = None, ""
     if user.authorized_keys_file is not None:
         key = f"{where}.authorized_keys_file"
@@ -184,6 +181,17 @@ def _login(configuration: LoadedConfiguration, name: str) -> Login:
     if "all" in permissions:
         permissions = permissions - {"all"} | _ALL
     return Login(name, user.uid, permissions, password_hash, authorized_keys, keys_text)
+
+
+def _password_hash(text: str, key: str) -> str | None:
+    """A hash to check against; None where the login is locked."""
+    if text == LOCKED:
+        return None
+    try:
+        argon2.extract_parameters(text)
+    except argon2.exceptions.InvalidHashError:
+        raise ConfigurationError(f"{key}: holds no Argon2 hash", key=key) from None
+    return text
 
 
 def _key(configuration: LoadedConfiguration, name: str) -> Key:
