@@ -1,0 +1,1 @@
+"""Ways to content destinations: tunnels, and what keeps everything else from leaving."""
