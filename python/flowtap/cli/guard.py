@@ -40,9 +40,8 @@ def install(*, path: Path) -> None:
     if found := Netfilter().install(plan):
         _report(found)
     tunnels = ", ".join(tunnel.name for tunnel in plan.tunnels)
-    say(
-        f"the guard is in place, for {len(rules(plan))} networks behind {tunnels}; it stays until it is removed"
-    )
+    count = len(rules(plan))
+    say(f"the guard is in place, for {count} networks behind {tunnels}; it stays until it is removed")
 
 
 @guard.command()
@@ -64,8 +63,8 @@ def verify(*, path: Path, as_json: bool) -> int:
 def remove(*, path: Path, yes: bool) -> None:
     """Take the guard away, when a tap is decommissioned.
 
-    From then on packets for the networks behind the configuration's tunnels leave in clear whenever strongSwan
-    does not keep them. A daemon that runs shuts the gates of its tunnels when it notices.
+    From then on packets for the networks behind the configuration's tunnels leave in clear whenever
+    strongSwan does not keep them. A daemon that runs shuts the gates of its tunnels when it notices.
     """
     plan = _plan(path)
     count = len(rules(plan))
