@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from importlib import resources
 from pathlib import Path
@@ -12,6 +13,7 @@ import click
 from flowtap.cli.console import Exit, fail, open_private
 from flowtap.cli.import_junos import import_junos
 from flowtap.config import load
+from flowtap.delivery.retransmission import strongswan_settings
 from flowtap.service.daemon import check as check_files
 from flowtap.service.logins import hash_password
 
@@ -20,7 +22,7 @@ __all__ = ["config"]
 
 @click.group()
 def config() -> None:
-    """Check a configuration, set a password, import a router's, write a unit for the service manager."""
+    """Check a configuration, set a password, import a router's, write what systemd and strongSwan need."""
 
 
 config.add_command(import_junos)
@@ -68,23 +70,56 @@ def set_password(*, user: str, path: Path) -> None:
     print(f"{target}: password of {user} set; the tap takes it over with HUP")
 
 
-@config.command(name="systemd-unit")
-@click.option(
+_CONFIG = click.option(
     "--config",
     "path",
     type=click.Path(path_type=Path),
     default=Path("/etc/flowtap/flowtap.toml"),
     show_default=True,
 )
+
+
+@config.command(name="systemd-unit")
+@_CONFIG
 def systemd_unit(*, path: Path) -> None:
     """Print a unit that runs this very program under systemd, with no more rights than it needs.
 
     As /etc/systemd/system/flowtap.service; its first lines say what else it wants.
     """
+    print(_unit("flowtap.service", path), end="")
+
+
+@config.command(name="guard-unit")
+@_CONFIG
+def guard_unit(*, path: Path) -> None:
+    """Print a unit that puts the guard of tunnels in place at boot, before the network is there.
+
+    As /etc/systemd/system/flowtap-guard.service; then `systemctl enable flowtap-guard`.
+    """
+    print(_unit("flowtap-guard.service", path), end="")
+
+
+@config.command()
+@_CONFIG
+@click.option("--group", default="flowtap", show_default=True, help="The tap's group.")
+def strongswan(*, path: Path, group: str) -> None:
+    """Print settings for strongSwan with which it notices a dead peer as soon as the configuration says."""
+    configuration = load(path)
+    tunnels = configuration.values.tunnel.values()
+    if not tunnels:
+        fail(f"{path}: there is no [tunnel.NAME], so strongSwan is not needed", Exit.INVALID)
+    if not re.fullmatch(r"[a-z_][a-z0-9_-]*", group):
+        fail(f"--group {group}: the name of a group is right", Exit.USAGE)
+    placed = [(str(configuration.locate(each.vici_socket).absolute()), each) for each in tunnels]
+    print(strongswan_settings(placed, group), end="")
+
+
+def _unit(name: str, path: Path) -> str:
+    """A unit that runs this very program."""
     program = Path(sys.argv[0]).absolute()
     if not os.access(program, os.X_OK):
         fail(f"{program}: is no program that systemd could start; run flowtap by its path", Exit.USAGE)
-    text = (resources.files("flowtap.service") / "flowtap.service").read_text()
+    text = (resources.files("flowtap.service") / name).read_text()
     is_at_home = any(program.is_relative_to(place) for place in ("/home", "/root", "/run/user"))
     for place, value in (
         ("@PROGRAM@", str(program)),
@@ -95,7 +130,7 @@ def systemd_unit(*, path: Path) -> None:
         if any(letter.isspace() or letter in "\"'\\%$" for letter in value):
             fail(f"{value}: has a letter that has a meaning in a unit; move it", Exit.USAGE)
         text = text.replace(place, value)
-    print(text, end="")
+    return text
 
 
 def _password() -> str:

@@ -31,6 +31,7 @@ COMMANDS = {
     "demo": ("demo", "The whole system on recorded packets, on this machine."),
     "dtcp": ("dtcp", "Task a tap as a mediation device does."),
     "explain": ("explain", "What is in every frame, and what the criteria say to it."),
+    "guard": ("guard", "Let nothing leave in clear for what lies behind a tunnel."),
     "mediate": ("mediate", "Receive copies and keep them."),
     "ping": ("ping", "Whether the other end of a tunnel answers, through the tunnel."),
     "reject": ("act", "End criteria that wait for approval."),

@@ -1,1 +1,1 @@
-"""Where copies go, and the protected paths that they take."""
+"""Ways to content destinations: tunnels, and what keeps everything else from leaving."""

@@ -1,0 +1,140 @@
+"""The daemon's side of the guard: a process of its own keeps the right to install it.
+
+The daemon hears the network and has no right at all; it asks for the guard to be put in place and looked at,
+and is told what is wrong with it. A guard that nobody can look at counts as one with a fault, so every doubt
+keeps the gates of tunnels shut. The rules themselves stay where they are when both processes end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Final
+
+from flowtap.errors import DataPlaneError
+
+if TYPE_CHECKING:
+    from flowtap.delivery.guard import GuardPlan
+
+__all__ = ["Guard"]
+
+START_S: Final = 30
+REQUEST_S: Final = 60
+"""How long an answer may take: above what the programs of one request may take together."""
+_ANSWER_OCTETS: Final = 1 << 20
+_PROGRAM: Final = "flowtap.service.guard_process"
+_ENDED: Final = "the process that owns the guard has ended, so nobody can look at the guard until a restart"
+
+
+class Guard:
+    """The guard of a configuration's tunnels. To be made before the daemon gives up its rights.
+
+    Args:
+        plan: What it has to hold.
+
+    Raises:
+        DataPlaneError: Its process does not start.
+    """
+
+    def __init__(self, plan: GuardPlan) -> None:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and a number
+                # -P: it has rights, so nothing that happens to lie in the current directory is code for it.
+                [sys.executable, "-P", "-m", _PROGRAM, str(theirs.fileno())],
+                cwd="/",
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                # Signals of a terminal are for the daemon; this process ends with it.
+                process_group=0,
+            )
+        self._socket: socket.socket | None = ours
+        self._rest = b""
+        self._turn = asyncio.Lock()
+        self._asking: set[asyncio.Task[list[str]]] = set()
+        ours.settimeout(START_S)
+        try:
+            ours.sendall(plan.to_json().encode() + b"\n")
+            is_ready = ours.recv(_ANSWER_OCTETS) == b"[]\n"
+        except OSError:
+            is_ready = False
+        if not is_ready:
+            self.close()
+            raise DataPlaneError("the process that owns the guard of tunnels does not start")
+        ours.setblocking(False)
+
+    @property
+    def state(self) -> str:
+        """One word for who asks: ``running`` or ``ended``."""
+        return "ended" if self._socket is None or self._process.poll() is not None else "running"
+
+    async def install(self) -> list[str]:
+        """Puts the guard in place where it is not sound, and returns what is wrong with it then."""
+        return await self._ask("install")
+
+    async def verify(self) -> list[str]:
+        """Returns what is wrong with the guard; nothing is changed."""
+        return await self._ask("verify")
+
+    async def _ask(self, word: str) -> list[str]:
+        # Who is cancelled leaves an answer behind, which must not become that to the next question.
+        asking = asyncio.create_task(self._exchange(word))
+        self._asking.add(asking)
+        asking.add_done_callback(self._asking.discard)
+        return await asyncio.shield(asking)
+
+    async def _exchange(self, word: str) -> list[str]:
+        async with self._turn:
+            if self._socket is None:
+                return [_ENDED]
+            loop = asyncio.get_running_loop()
+            try:
+                async with asyncio.timeout(REQUEST_S):
+                    await loop.sock_sendall(self._socket, f"{word}\n".encode())
+                    line = await self._line(loop, self._socket)
+                found = json.loads(line)
+                if isinstance(found, list) and all(isinstance(each, str) for each in found):
+                    return found
+            except TimeoutError:
+                self._hang_up()
+                return [f"the process that owns the guard did not answer within {REQUEST_S} s"]
+            except (OSError, ValueError):
+                pass
+            self._hang_up()
+            return [_ENDED]
+
+    async def _line(self, loop: asyncio.AbstractEventLoop, connection: socket.socket) -> bytes:
+        """The next line.
+
+        Raises:
+            ConnectionError: The other side is closed.
+            ValueError: It is too long.
+        """
+        while b"\n" not in self._rest:
+            more = await loop.sock_recv(connection, 1 << 16)
+            if not more:
+                raise ConnectionResetError
+            self._rest += more
+            if len(self._rest) > _ANSWER_OCTETS:
+                msg = "the answer is too long"
+                raise ValueError(msg)
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+    def _hang_up(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    def close(self) -> None:
+        """Ends the process; the guard itself stays."""
+        self._hang_up()
+        try:
+            self._process.wait(timeout=2)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
