@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import dataclass
+from enum import Enum
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
@@ -133,7 +135,7 @@ def blocked(ruleset: Mapping[str, Any] | Unknown, openings: Collection[Opening])
     """
     if isinstance(ruleset, Unknown):
         return [unknown("firewall", ruleset)]
-    rules = _Rules(ruleset)
+    rules = _Rules(deepcopy(ruleset))
     findings = []
     for opening in openings:
         shut = [chain for chain in rules.inputs() if not rules.lets_in(chain, opening)]
@@ -151,21 +153,40 @@ def blocked(ruleset: Mapping[str, Any] | Unknown, openings: Collection[Opening])
 
 
 _Chain = tuple[str, str, str]
+_TRANSPORT: Final = frozenset(
+    {"tcp", "udp", "udplite", "icmp", "icmpv6", "igmp", "sctp", "dccp", "esp", "ah", "comp"}
+)
 _VERSIONS: Final = {"ip": (4,), "ip6": (6,), "inet": (4, 6)}
 
 
+class _Fit(Enum):
+    """How much of what must come in a rule is about."""
+
+    NO = 0
+    PART = 1
+    WHOLE = 2
+
+
 class _Rules:
-    """Chains and their rules."""
+    """Chains and their rules; the members of sets are put in the places where they are named."""
 
     def __init__(self, ruleset: Mapping[str, Any]) -> None:
         self._chains: dict[_Chain, Mapping[str, Any]] = {}
         self._rules: dict[_Chain, list[list[Any]]] = {}
+        sets: dict[tuple[str, str, str], object] = {}
         for each in ruleset.get("nftables", ()):
             if chain := each.get("chain"):
                 self._chains[chain["family"], chain["table"], chain["name"]] = chain
             elif rule := each.get("rule"):
                 key = (rule["family"], rule["table"], rule["chain"])
                 self._rules.setdefault(key, []).append(rule.get("expr", []))
+            elif named := each.get("set"):
+                members = named.get("elem", [])
+                sets[named["family"], named["table"], f"@{named['name']}"] = {"set": members}
+        for key, rules in self._rules.items():
+            for match in (each["match"] for rule in rules for each in rule if "match" in each):
+                if isinstance(match["right"], str):
+                    match["right"] = sets.get((*key[:2], match["right"]), match["right"])
 
     def inputs(self) -> Iterator[_Chain]:
         """The chains that the kernel begins with for packets to this host."""
@@ -188,33 +209,60 @@ class _Rules:
             return None
         for expressions in self._rules.get(chain, ()):
             fit = _fit(expressions, opening)
-            if fit == "no":
+            if fit is _Fit.NO:
                 continue
-            for expression in expressions:
-                if "accept" in expression:
-                    return True
-                if fit == "whole" and ("drop" in expression or "reject" in expression):
-                    return False
-                target = (expression.get("jump") or expression.get("goto") or {}).get("target")
-                if target is not None:
-                    verdict = self._verdict((chain[0], chain[1], target), opening, depth + 1)
-                    if verdict is True or (verdict is False and fit == "whole"):
-                        return verdict
+            for statement in _statements(expressions, opening):
+                ends, verdict = self._follow(statement, chain, opening, depth)
+                # What is decided for a part of it may be otherwise for the rest.
+                if verdict is True or (ends and fit is _Fit.WHOLE):
+                    return verdict
         return None
 
+    def _follow(
+        self, statement: Mapping[str, Any], chain: _Chain, opening: Opening, depth: int
+    ) -> tuple[bool, bool | None]:
+        """Whether a statement ends the chain, and what has been decided."""
+        if "accept" in statement:
+            return True, True
+        if "drop" in statement or "reject" in statement:
+            return True, False
+        if "return" in statement:
+            return True, None
+        for word in ("jump", "goto"):
+            if word in statement:
+                target = (chain[0], chain[1], statement[word]["target"])
+                verdict = self._verdict(target, opening, depth + 1)
+                return word == "goto" or verdict is not None, verdict
+        return False, None
 
-def _fit(expressions: Sequence[Any], opening: Opening) -> str:
-    """Whether a rule is about what must come in: ``no``, ``part`` of it, or the ``whole`` of it."""
-    fit = "whole"
+
+def _statements(expressions: Sequence[Any], opening: Opening) -> Iterator[Mapping[str, Any]]:
+    """What a rule does; of a verdict map what it does with what must come in."""
+    for expression in expressions:
+        if not isinstance(expression, dict):
+            continue
+        vmap = expression.get("vmap")
+        if vmap is None:
+            yield expression
+            continue
+        data = vmap.get("data")
+        for key, statement in data.get("set", ()) if isinstance(data, dict) else ():
+            if _matches({"left": vmap.get("key"), "right": key, "op": "=="}, opening) is not False:
+                yield statement
+
+
+def _fit(expressions: Sequence[Any], opening: Opening) -> _Fit:
+    """Whether a rule is about what must come in."""
+    fit = _Fit.WHOLE
     for expression in expressions:
         match = expression.get("match") if isinstance(expression, dict) else None
         if match is None:
             continue
         found = _matches(match, opening)
         if found is False:
-            return "no"
+            return _Fit.NO
         if found is None:
-            fit = "part"
+            fit = _Fit.PART
     return fit
 
 
@@ -224,27 +272,35 @@ def _matches(match: Mapping[str, Any], opening: Opening) -> bool | None:
     if not isinstance(left, dict):
         return None
     payload, meta = left.get("payload"), left.get("meta")
+    if isinstance(payload, dict) and not _may_have(str(payload.get("protocol")), opening):
+        # Neither equal nor unequal: a packet without that header does not match at all.
+        return False
     held: bool | None = None
     if isinstance(payload, dict):
         held = _payload(payload, right, opening)
     elif isinstance(meta, dict):
         held = _meta(str(meta.get("key")), right, opening)
-    elif "ct" in left and left["ct"].get("key") == "state":
+    elif isinstance(left.get("ct"), dict) and left["ct"].get("key") == "state":
         # What begins is new.
-        return "new" in _members(right)
+        held = "new" in _members(right)
     if held is None:
         return None
     return not held if operator == "!=" else held
 
 
+def _may_have(protocol: str, opening: Opening) -> bool:
+    """Whether what must come in may have a header of a protocol."""
+    if protocol in {"ip", "ip6"}:
+        return {"ip": 4, "ip6": 6}[protocol] in opening.versions
+    if protocol == "th":
+        return opening.port is not None
+    return protocol == opening.protocol or protocol not in _TRANSPORT
+
+
 def _payload(payload: Mapping[str, Any], right: object, opening: Opening) -> bool | None:
     protocol, name = payload.get("protocol"), payload.get("field")
-    if protocol in {"tcp", "udp", "th"} and name in {"dport", "sport"}:
-        if protocol not in {opening.protocol, "th"} or opening.port is None:
-            return False
-        return _has(right, opening.port) if name == "dport" else None
-    if protocol in {"tcp", "udp", "icmp", "icmpv6", "sctp", "esp", "ah"} and protocol != opening.protocol:
-        return False
+    if name == "dport" and opening.port is not None:
+        return _has(right, opening.port)
     if (protocol, name) in {("ip", "protocol"), ("ip6", "nexthdr")}:
         return _is_protocol(right, opening)
     return None
@@ -269,8 +325,10 @@ def _is_protocol(right: object, opening: Opening) -> bool:
 
 def _members(right: object) -> list[Any]:
     if isinstance(right, dict) and "set" in right:
-        return list(right["set"])
-    return list(right) if isinstance(right, list) else [right]
+        right = right["set"]
+    members = right if isinstance(right, list) else [right]
+    # With a time-out or a comment of its own.
+    return [each["elem"]["val"] if isinstance(each, dict) and "elem" in each else each for each in members]
 
 
 def _has(right: object, port: int) -> bool | None:
@@ -282,6 +340,6 @@ def _has(right: object, port: int) -> bool | None:
         elif each == port:
             return True
         elif isinstance(each, str):
-            # A set of its own, whose members are listed elsewhere.
+            # A set that is not listed.
             return None
     return False
