@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -14,6 +15,7 @@ from flowtap.diagnosis import clock, files, firewall, kernel, network, probes, r
 from flowtap.diagnosis.addresses import host_addresses
 from flowtap.diagnosis.finding import Finding, Unknown, unknown
 from flowtap.diagnosis.firewall import Opening
+from flowtap.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -117,6 +119,7 @@ def _tunnels(configuration: LoadedConfiguration, answers: Answers, settings: Pat
             yield strongswan.connections(found, of_it)
     yield from strongswan.dead_peer(probes.strongswan_settings(settings), str(settings), tunnels)
     yield from _kernel(tunnels, next(iter(daemons.values())))
+    yield from running.guard_rules(_guard_faults(configuration))
     addresses = host_addresses()
     tapped = configuration.values.element.interfaces
     for name, section in tunnels.items():
@@ -132,6 +135,24 @@ def _tunnels(configuration: LoadedConfiguration, answers: Answers, settings: Pat
         yield running.tunnel_state(name, tunnel)
         yield from running.guard(name, tunnel)
         yield from running.negotiated(name, section, tunnel)
+
+
+def _guard_faults(configuration: LoadedConfiguration) -> list[str] | Unknown:
+    """What is wrong with the guard's rules."""
+    try:
+        plans = importlib.import_module("flowtap.delivery.guard")
+        judge = importlib.import_module("flowtap.delivery.guard_faults")
+    except ImportError:
+        return Unknown("this version has no guard of its own")
+    table, rules = probes.guard_table(), probes.policy_rules()
+    for each in (table, rules):
+        if isinstance(each, Unknown):
+            return each
+    try:
+        found: list[str] = judge.faults(plans.GuardPlan.of(configuration.values), table, rules)
+    except ConfigurationError as error:
+        return [str(error)]
+    return found
 
 
 def _kernel(tunnels: Mapping[str, TunnelSection], found: StrongSwan | Unknown) -> Iterator[Finding]:

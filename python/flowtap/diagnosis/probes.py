@@ -29,10 +29,12 @@ if TYPE_CHECKING:
 __all__ = [
     "discipline",
     "file_state",
+    "guard_table",
     "interface",
     "kernel_config",
     "legacy_tables",
     "path_mtu",
+    "policy_rules",
     "reverse_path",
     "ruleset",
     "sockets",
@@ -217,6 +219,33 @@ def ruleset() -> dict[str, Any] | Unknown:
     except ValueError:
         return Unknown("nft: what it prints is no JSON")
     return value
+
+
+def guard_table() -> object | Unknown:
+    """The guard's table as nft lists it; None where there is none."""
+    done = _run("nft", "-j", "list", "table", "inet", "flowtap_guard")
+    if isinstance(done, Unknown):
+        return done
+    if done.returncode == 0:
+        listed: object = json.loads(done.stdout)
+        return listed
+    said = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[0]
+    if "No such file or directory" in said:
+        return None
+    return Unknown(f"nft: {said}", "" if os.geteuid() == 0 else _AS_ROOT)
+
+
+def policy_rules() -> list[Any] | Unknown:
+    """The rules of the routing policy, of both families."""
+    found: list[Any] = []
+    for family in ("-4", "-6"):
+        done = _run("ip", family, "-j", "rule", "show")
+        if isinstance(done, Unknown):
+            return done
+        if done.returncode != 0:
+            return Unknown(f"ip {family} rule show: {done.stderr.strip()}")
+        found += json.loads(done.stdout or "[]")
+    return found
 
 
 def legacy_tables() -> list[str]:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Network = IPv4Network | IPv6Network
 
-__all__ = ["exclusion", "guard", "negotiated", "rights", "tap", "tunnel_state"]
+__all__ = ["exclusion", "guard", "guard_rules", "negotiated", "rights", "tap", "tunnel_state"]
 
 _WEAK: Final = ("3DES", "DES_", "BLOWFISH", "CAST", "MD5", "SHA1", "MODP_768", "MODP_1024", "MODP_1536")
 """As strongSwan names what is negotiated only where a tunnel is legacy."""
@@ -52,6 +52,15 @@ def guard(name: str, tunnel: Mapping[str, Any] | Unknown) -> list[Finding]:
     if tunnel["guard_faults"]:
         return [fail("guard", f"{name}: {each}", advice) for each in tunnel["guard_faults"]]
     return [ok("guard", f"{name}: the running tap finds it sound")]
+
+
+def guard_rules(faults: Sequence[str] | Unknown) -> list[Finding]:
+    """Whether the guard's rules are there, as they are listed now."""
+    if isinstance(faults, Unknown):
+        return [unknown("guard", faults)]
+    if faults:
+        return [fail("guard", each, "flowtap guard install, as root") for each in faults]
+    return [ok("guard", "its rules are there, and none but its own")]
 
 
 def negotiated(name: str, section: TunnelSection, tunnel: Mapping[str, Any] | Unknown) -> list[Finding]:
