@@ -29,6 +29,7 @@ COMMANDS = {
     "clear": ("act", "End criteria, or forget sequence numbers, for the operator."),
     "config": ("config", "Check a configuration, set a password."),
     "demo": ("demo", "The whole system on recorded packets, on this machine."),
+    "doctor": ("doctor", "What is wrong with a configuration on this host, and what to do."),
     "dtcp": ("dtcp", "Task a tap as a mediation device does."),
     "explain": ("explain", "What is in every frame, and what the criteria say to it."),
     "guard": ("guard", "Let nothing leave in clear for what lies behind a tunnel."),

@@ -1,0 +1,140 @@
+"""Checks of a running tap: its tunnels, what was negotiated, its rights."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from ipaddress import IPv4Network, IPv6Network, ip_network
+from typing import TYPE_CHECKING, Any, Final
+
+from flowtap.diagnosis.finding import Finding, Unknown, fail, ok, unknown, warn
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Mapping, Sequence
+
+    from flowtap.config.tunnels import TunnelSection
+
+    Network = IPv4Network | IPv6Network
+
+__all__ = ["exclusion", "guard", "guard_rules", "negotiated", "rights", "tap", "tunnel_state"]
+
+_WEAK: Final = ("3DES", "DES_", "BLOWFISH", "CAST", "MD5", "SHA1", "MODP_768", "MODP_1024", "MODP_1536")
+"""As strongSwan names what is negotiated only where a tunnel is legacy."""
+_CARRYING: Final = frozenset({"INSTALLED", "REKEYING"})
+_START: Final = "start it (flowtap run), and look again"
+
+
+def tap(status: Mapping[str, Any] | Unknown) -> Finding:
+    """Whether it runs."""
+    if isinstance(status, Unknown):
+        return warn("tap", f"does not answer: {status.why}", _START)
+    if status.get("error"):
+        return fail("tap", f"{status['name']}: {status['error']}", "restart it; its log says more")
+    return ok("tap", f"{status['name']}: runs")
+
+
+def tunnel_state(name: str, tunnel: Mapping[str, Any] | Unknown) -> Finding:
+    """Whether a tunnel is up."""
+    if isinstance(tunnel, Unknown):
+        return unknown("tunnel", tunnel, name)
+    what = f"{name}: {tunnel['state']} since {tunnel['since']}: {tunnel['reason']}"
+    if tunnel["state"] == "up":
+        return ok("tunnel", what)
+    if tunnel["state"] in {"suspect", "connecting"}:
+        return warn("tunnel", what, "wait some seconds, and look again")
+    return fail("tunnel", what, "flowtap show tunnels, and strongSwan's log, say more")
+
+
+def guard(name: str, tunnel: Mapping[str, Any] | Unknown) -> list[Finding]:
+    """Whether the running tap finds its guard sound."""
+    if isinstance(tunnel, Unknown):
+        return [unknown("guard", tunnel, name)]
+    advice = "flowtap guard install, as root"
+    if tunnel["guard_faults"]:
+        return [fail("guard", f"{name}: {each}", advice) for each in tunnel["guard_faults"]]
+    return [ok("guard", f"{name}: the running tap finds it sound")]
+
+
+def guard_rules(faults: Sequence[str] | Unknown) -> list[Finding]:
+    """Whether the guard's rules are there, as they are listed now."""
+    if isinstance(faults, Unknown):
+        return [unknown("guard", faults)]
+    if faults:
+        return [fail("guard", each, "flowtap guard install, as root") for each in faults]
+    return [ok("guard", "its rules are there, and none but its own")]
+
+
+def negotiated(name: str, section: TunnelSection, tunnel: Mapping[str, Any] | Unknown) -> list[Finding]:
+    """Whether selectors and algorithms are those that were asked for."""
+    if isinstance(tunnel, Unknown):
+        return [unknown("negotiated", tunnel, name)]
+    children = [each for each in tunnel["ipsec"] if each["state"] in _CARRYING]
+    if not children:
+        return [unknown("negotiated", Unknown("there is no association"), name)]
+    faults = [
+        *_uncovered("local_networks", section.local_networks, [each["local"] for each in children]),
+        *_uncovered("remote_networks", section.remote_networks, [each["remote"] for each in children]),
+    ]
+    for each in (*children, *tunnel["ike"]):
+        if each.get("mode", "TUNNEL") != "TUNNEL" or each.get("protocol", "ESP") != "ESP":
+            faults.append(f"{each['protocol']} in mode {each['mode'].lower()} is not what is wanted")
+        algorithms = [each.get(key) or "" for key in ("encryption", "integrity", "prf", "dh_group")]
+        if "NULL" in algorithms[0]:
+            faults.append("nothing is encrypted (NULL)")
+        if not section.legacy:
+            weak = [each for each in algorithms if each.removeprefix("HMAC_").startswith(_WEAK)]
+            faults += [f"{each} is no longer recommended" for each in weak]
+    if faults:
+        advice = "agree with the other side on networks and proposals"
+        return [fail("negotiated", f"{name}: {each}", advice) for each in dict.fromkeys(faults)]
+    names = " ".join(filter(None, (children[0]["encryption"], children[0]["integrity"])))
+    return [ok("negotiated", f"{name}: all networks are covered, {names}")]
+
+
+def _uncovered(key: str, wanted: Sequence[Network], selectors: Sequence[Sequence[str]]) -> list[str]:
+    """Networks that no selector covers; one for some ports or for a range of addresses covers none."""
+    networks: list[Network] = []
+    for text in (text for each in selectors for text in each):
+        with suppress(ValueError):
+            networks.append(ip_network(text))
+    return [
+        f"{key}: {each} is not covered by what the other side has agreed to"
+        for each in wanted
+        if not any(net.version == each.version and _is_inside(each, net) for net in networks)
+    ]
+
+
+def _is_inside(network: Network, other: Network) -> bool:
+    return network[0] in other and network[-1] in other
+
+
+def exclusion(status: Mapping[str, Any] | Unknown) -> Finding:
+    """Whether the tap has proven that it does not tap its own traffic."""
+    if isinstance(status, Unknown):
+        return unknown("own traffic", status)
+    said = status.get("exclusion")
+    if said is None:
+        return unknown("own traffic", Unknown("the running tap does not say whether its exclusion is proven"))
+    if said == "proven":
+        return ok("own traffic", "is excluded; the tap has proven it at its start")
+    return fail("own traffic", f"is not excluded: {said}", "do not task this tap; restart it, and report it")
+
+
+def rights(
+    status: Mapping[str, Any] | Unknown, own: Collection[str], *, is_live: bool, has_tunnels: bool
+) -> list[Finding]:
+    """Whether the rights are there: those of the running tap's broker, else those of who asks."""
+    held = own if isinstance(status, Unknown) else status.get("broker_rights", own)
+    whose = "whoever runs this" if isinstance(status, Unknown) else "the running tap's broker"
+    advice = "run it under the unit of `flowtap config systemd-unit`, or as root"
+    findings = []
+    for right, use, needed in (
+        ("CAP_NET_RAW", "live capture and foreign source addresses", is_live),
+        ("CAP_BPF", "the kernel's filter", False),
+        ("CAP_NET_ADMIN", "the guard and promiscuous interfaces", has_tunnels),
+    ):
+        if right in held:
+            findings.append(ok("rights", f"{whose} has {right}"))
+        else:
+            judge = fail if needed else warn
+            findings.append(judge("rights", f"{whose} has no {right}, for {use}", advice))
+    return findings
