@@ -67,7 +67,8 @@ class Tapped:
     def __init__(self, ipsec: Ipsec, directory: Path, profile: Profile, **section: Any) -> None:
         self.ipsec, self.net, self.directory = ipsec, ipsec.net, directory
         self.subject = self._add_subject(self.net)
-        values = ipsec.section(profile, **section)
+        # With ESP in user space the tunnel has a device, which the guard knows.
+        values = ipsec.section(profile, interface="ipsec0", **section)
         lines = "\n".join(f"{key} = {toml(value)}" for key, value in values.items())
         self.write(f"[tunnel.ttp]\n{lines}\n[policy]\nrequire_tunnel = true")
         self._process: subprocess.Popen[str] | None = None
@@ -75,9 +76,7 @@ class Tapped:
 
     def _add_subject(self, net: Net) -> str:
         subject = net.namespace("s")
-        net.veth(
-            (subject, "sub0", f"{SUBJECT}/24"), (self.ipsec.operator, "op1", f"{SUBJECT_ROUTER}/24")
-        )
+        net.veth((subject, "sub0", f"{SUBJECT}/24"), (self.ipsec.operator, "op1", f"{SUBJECT_ROUTER}/24"))
         net.run(subject, "ip", "route", "add", "default", "via", SUBJECT_ROUTER)
         net.run(self.ipsec.internet, "ip", "route", "add", "192.0.2.0/24", "via", OPERATOR_SIDE)
         net.run(self.ipsec.operator, "sysctl", "-qw", "net.ipv4.ip_forward=1")

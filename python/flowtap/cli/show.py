@@ -23,7 +23,10 @@ if TYPE_CHECKING:
 
 __all__ = ["show"]
 
-TOTALS = ("frames", "undecodable", "own", "matched", "wanted", "copied", "refused", "exported", "dropped")
+TOTALS = (
+    *("frames", "undecodable", "own", "matched", "wanted", "copied", "refused"),
+    *("exported", "in_spool", "dropped"),
+)
 COLUMNS = {
     "intercepts": (
         *("criteria_id", "control_source", "state", "static", "packets", "octets"),
@@ -31,7 +34,7 @@ COLUMNS = {
     ),
     "content-destinations": (
         *("content_destination", "configured", "criteria", "matched_packets", "matched_octets"),
-        *("average_bandwidth_bps", "exported", "dropped", "refused", "last_error"),
+        *("average_bandwidth_bps", "exported", "in_spool", "dropped", "refused", "last_error"),
     ),
     "sessions": ("login", "address", "since", "requests"),
 }
@@ -174,11 +177,21 @@ def _print_source(source: dict[str, Any], *, is_first: bool) -> None:
             print(f"  {name.replace('_', ' ')}: {value:,}")
 
 
+def _export_columns(stats: dict[str, Any]) -> tuple[str, ...]:
+    """What is shown of the destinations; what only tunnels have, where there was any of it."""
+    protected = [
+        column
+        for column in ("in_spool", "resent", "exported_in_doubt", "recovered")
+        if any(each[column] for each in stats["content_destinations"])
+    ]
+    return ("id", "wanted", "copied", "refused", "exported", *protected, "dropped", "last_error")
+
+
 def _print_stats(stats: dict[str, Any]) -> None:
-    print(f"{stats['name']}: " + ", ".join(f"{stats[name]:,} {name}" for name in TOTALS))
+    print(f"{stats['name']}: " + ", ".join(f"{stats[name]:,} {name.replace('_', ' ')}" for name in TOTALS))
     for name, columns in (
         ("criteria", ("id", "packets", "octets", "copies")),
-        ("content_destinations", ("id", "wanted", "copied", "refused", "exported", "dropped", "last_error")),
+        ("content_destinations", _export_columns(stats)),
         ("captures", ("interface", "up", "received", "dropped", "freezes", "super_frames_whole", "filter")),
     ):
         if stats[name]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from flowtap._flowtap import rights_held
 from flowtap.config.schema import endpoint
+from flowtap.config.tunnels import tunnel_to
 from flowtap.diagnosis import clock, files, firewall, kernel, network, probes, running, strongswan
 from flowtap.diagnosis.addresses import host_addresses
 from flowtap.diagnosis.finding import Finding, Unknown, unknown
@@ -172,7 +173,7 @@ def _destinations(configuration: LoadedConfiguration, answers: Answers) -> Itera
     addresses = host_addresses()
     for name, section in values.content_destination.items():
         yield network.source(name, section, addresses)
-        through = values.tunnel_to(section.address)
+        through = tunnel_to(values.tunnel, section.address)
         if through is None:
             mtu = probes.path_mtu(section.address, section.source_address)
             yield network.copy_length(name, section, "in clear", mtu)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 
-from flowtap.control.model import Now
+from flowtap.control.model import NANOSECONDS, Now
 
-__all__ = ["boot_id", "now", "wall_ns"]
+__all__ = ["boot_id", "now", "wall_at", "wall_ns"]
 
 
 def now() -> Now:
@@ -20,6 +20,11 @@ def now() -> Now:
 def wall_ns(moment: Now) -> int:
     """A moment on the wall clock as nanoseconds since the Unix epoch."""
     return int(moment.wall.timestamp() * 1_000_000) * 1_000
+
+
+def wall_at(moment: Now, monotonic_s: float) -> datetime:
+    """What the wall clock showed, or will show, at a time of the monotonic one."""
+    return moment.wall + timedelta(seconds=monotonic_s - moment.monotonic_ns / NANOSECONDS)
 
 
 def boot_id() -> str:

@@ -20,6 +20,7 @@ from flowtap._flowtap import UsageFile, rights_held
 from flowtap.config import LoadedConfiguration, load, read_secret
 from flowtap.config.schema import endpoint
 from flowtap.control import ControlPlane, PortError
+from flowtap.delivery.credentials import read_tunnel_secrets
 from flowtap.delivery.paths import Paths
 from flowtap.dtcp import Dialect
 from flowtap.errors import ConfigurationError, DataPlaneError
@@ -38,6 +39,7 @@ from flowtap.service.show import ShowService
 from flowtap.service.ssh import SshService
 from flowtap.service.store import SqlStore
 from flowtap.service.tasking import TaskingLoop
+from flowtap.service.tunnels import Tunnels, spool_key
 from flowtap.service.udp import UdpService
 from flowtap.service.usage import read_usage, usage_path
 from flowtap.service.views import Views, may_view
@@ -82,6 +84,9 @@ def check(configuration: LoadedConfiguration) -> None:
     """
     _host_key(configuration)
     Logins(configuration)
+    spool_key(configuration)
+    for name in configuration.values.tunnel:
+        read_tunnel_secrets(configuration, name)
     _check_sources(configuration)
 
 
@@ -105,10 +110,11 @@ def _paths(values: Configuration) -> Paths:
     return Paths(values.tunnel, values.content_destination)
 
 
-def _tap(element: ElementSection, files: list[str], broker: Broker) -> Tap:
+def _tap(element: ElementSection, files: list[str], broker: Broker, tunnels: Tunnels) -> Tap:
     """The tap over what the configuration names, without criteria."""
     nothing = FilterTable.compile([])
     replay = element.replay
+    gates = list(tunnels.gates.values())
     if replay is None:
         return Tap.live(
             element.interfaces,
@@ -123,6 +129,7 @@ def _tap(element: ElementSection, files: list[str], broker: Broker) -> Tap:
             hardware_timestamps=element.hardware_timestamps,
             ring_octets=element.ring_mib << 20,
             broker=broker.socket,
+            gates=gates,
         )
     return Tap.replay(
         files,
@@ -131,6 +138,7 @@ def _tap(element: ElementSection, files: list[str], broker: Broker) -> Tap:
         loop=replay.loop,
         wait_for_criteria=int(replay.wait_for_criteria),
         broker=broker.socket,
+        gates=gates,
         interface=next(iter(replay.interfaces), None),
         inner=element.inner,
     )
@@ -157,20 +165,22 @@ class Daemon:
     Args:
         configuration: What it is made from.
         broker: Opens what needs a right.
+        tunnels: The protected paths, all shut.
 
     Raises:
         ConfigurationError: Something that the configuration names cannot be used.
         PermissionMissingError: A right is missing.
     """
 
-    def __init__(self, configuration: LoadedConfiguration, broker: Broker) -> None:
+    def __init__(self, configuration: LoadedConfiguration, broker: Broker, tunnels: Tunnels) -> None:
         self._broker = broker
+        self._tunnels = tunnels
         values = configuration.values
         self._path = configuration.path
         self._reloading: asyncio.Task[None] | None = None
         files = _check_sources(configuration)
         host_key = _host_key(configuration)
-        logins = Logins(configuration)
+        logins = Logins(configuration, tunnels.gates)
         self.name = values.element.name
         self._store_path = configuration.locate(values.store.path)
         anchor = values.audit.anchor_file
@@ -181,7 +191,7 @@ class Daemon:
         )
         self._notifier = Notifier(recipients(values), logins)
         places = _places(values.element)
-        self._tap = _tap(values.element, files, broker)
+        self._tap = _tap(values.element, files, broker, tunnels)
         usage = usage_path(self._store_path)
         self._used_before = read_usage(usage)
         try:
@@ -218,6 +228,10 @@ class Daemon:
         )
         # Notifications are known by where they come from: where they go may change with a reload.
         self._tap.exclude(_own(self._ssh.addresses, [*self._udp.addresses, *self._notifier.open()]))
+        self._tap.exclude_tunnels(tunnels.own())
+        # Without this a tap on the interface that carries its tunnel copies its own copies, for ever.
+        self._proven = self._tap.prove_exclusion()
+        tunnels.on_change = self._ssh.ways_changed
         views = Views(self._control, self._tasking, data_plane, sequences)
         self._show = ShowService(
             configuration.locate(values.show.socket),
@@ -226,6 +240,7 @@ class Daemon:
                 "content-destinations": views.content_destinations,
                 "control-sources": views.control_sources,
                 "intercepts": views.intercepts,
+                "security-associations": self._associations,
                 "sessions": self._sessions,
                 "stats": self._with_name(views.stats),
                 "status": self._status,
@@ -255,6 +270,10 @@ class Daemon:
         may_view(principal)
         return {"sessions": self._ssh.session_values()}
 
+    async def _associations(self, principal: Principal) -> dict[str, Any]:
+        may_view(principal)
+        return {"tunnels": self._tunnels.values()}
+
     async def _status(self, principal: Principal) -> dict[str, Any]:
         may_view(principal)
         return {
@@ -270,6 +289,9 @@ class Daemon:
             "broker": self._broker.state,
             "broker_rights": list(self._broker.rights),
             "own_rights": rights_held(),
+            "guard": self._tunnels.guard_state,
+            "tunnels": [f"{each['name']}: {each['state']}" for each in self._tunnels.values()],
+            "own_traffic": f"{self._proven} kinds of frames tried, none of them tapped",
         }
 
     async def run(self) -> Stats:
@@ -294,6 +316,7 @@ class Daemon:
             asyncio.create_task(self._watch_broker()),
             asyncio.create_task(self._keep_usage()),
         ]
+        protecting = asyncio.create_task(self._tunnels.run())
         waiting = asyncio.create_task(ended.wait())
         for address, port in self.addresses:
             _LOG.info("%s: DTCP over SSH on %s port %d", self.name, address, port)
@@ -301,7 +324,7 @@ class Daemon:
             _LOG.info("%s: DTCP over UDP on %s port %d", self.name, address, port)
         tell_manager("READY=1")
         try:
-            done, _ = await asyncio.wait([*tasks, waiting], return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait([*tasks, protecting, waiting], return_when=asyncio.FIRST_COMPLETED)
             for task in done - {waiting}:
                 task.result()
         finally:
@@ -309,7 +332,10 @@ class Daemon:
             for task in [*tasks, waiting]:
                 task.cancel()
             await asyncio.gather(*tasks, waiting, return_exceptions=True)
+            # The last copies leave through the tunnels; then nothing does any more.
             stats = await asyncio.to_thread(self._tap.stop)
+            protecting.cancel()
+            await asyncio.gather(protecting, return_exceptions=True)
             now = clock.now()
             self._usage.write(stats, clock.wall_ns(now), now.monotonic_ns)
             self._usage.finish()
@@ -369,17 +395,21 @@ class Daemon:
         """Takes over logins, control sources and content destinations; a wrong file changes nothing."""
         try:
             configuration = load(self._path)
-            logins = Logins(configuration)
+            logins = Logins(configuration, self._tunnels.gates)
         except ConfigurationError as error:
             _LOG.error("not reloaded: %s", error)
             return
         values = configuration.values
+        if values.tunnel != self._tunnels.sections:
+            _LOG.error("not reloaded: [tunnel] has changed, which takes a restart")
+            return
         rules, limits, told = policy(values), rates(values), recipients(values)
         # Nothing of the file can be wrong any more.
         self._checked_over_ssh.apply(strict_sources(values))
         self._ssh.apply(logins)
         self._udp.logins = self._show.logins = logins
         self._notifier.apply(told, logins)
+        self._data_plane.paths = _paths(values)
         ended = await self._tasking.act(self._control.apply_policy, rules, clock.now())
         for each in ended:
             _LOG.warning("criteria %d of %s ended: no longer permitted", each.criteria_id, each.csource_id)
@@ -432,8 +462,10 @@ def serve(path: Path) -> Stats:
     configuration = load(path)
     _allow_descriptors()
     broker = Broker(configuration.values.element.interfaces)
+    tunnels = None
     try:
-        daemon = Daemon(configuration, broker)
+        tunnels = Tunnels(configuration)
+        daemon = Daemon(configuration, broker, tunnels)
         # Everything that listens is open now, and no thread has begun.
         give_up_rights()
         if os.geteuid() == 0:
@@ -444,4 +476,6 @@ def serve(path: Path) -> Stats:
         _spare_collections()
         return asyncio.run(daemon.run())
     finally:
+        if tunnels is not None:
+            tunnels.close()
         broker.close()

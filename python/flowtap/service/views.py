@@ -6,7 +6,7 @@ not a filter, not an order, not where an ADD came from.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from flowtap.control import (
     PERMISSION_APPROVE,
@@ -32,6 +32,18 @@ if TYPE_CHECKING:
 __all__ = ["Views", "may_view", "stats_value"]
 
 
+EXPORT_COLUMNS: Final = (
+    "refused",
+    "exported",
+    "dropped",
+    "in_spool",
+    "resent",
+    "exported_in_doubt",
+    "recovered",
+)
+"""What became of the copies for a destination."""
+
+
 def stats_value(stats: Stats) -> dict[str, Any]:
     """An account as plain values."""
     return {
@@ -46,6 +58,8 @@ def stats_value(stats: Stats) -> dict[str, Any]:
         "refused": stats.refused,
         "exported": stats.exported,
         "in_queue": stats.in_queue,
+        "in_spool": stats.in_spool,
+        "recovered": stats.recovered,
         "dropped": stats.dropped,
         "generation": stats.generation,
         "criteria": [
@@ -57,9 +71,7 @@ def stats_value(stats: Stats) -> dict[str, Any]:
                 "id": each.id,
                 "wanted": each.wanted,
                 "copied": each.copied,
-                "refused": each.refused,
-                "exported": each.exported,
-                "dropped": each.dropped,
+                **{column: getattr(each, column) for column in EXPORT_COLUMNS},
                 "last_error": each.last_error,
             }
             for each in stats.destinations
@@ -199,9 +211,10 @@ class Views:
                 "matched_packets": _sum(counts, members, "packets"),
                 "matched_octets": _sum(counts, members, "octets"),
                 "average_bandwidth_bps": sum(map(self._control.bandwidth_bps, members)),
-                "exported": sum(each.exported for each in _labels(exports, name)),
-                "dropped": sum(each.dropped for each in _labels(exports, name)),
-                "refused": sum(each.refused for each in _labels(exports, name)),
+                **{
+                    column: sum(getattr(each, column) for each in _labels(exports, name))
+                    for column in EXPORT_COLUMNS
+                },
                 "last_error": next(
                     (each.last_error for each in _labels(exports, name) if each.last_error), None
                 ),

@@ -1,0 +1,187 @@
+"""The tunnels of a running tap: gates for the data plane, the guard, and who keeps each of them up."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from flowtap import Gate
+from flowtap.config import read_secret
+from flowtap.delivery.credentials import read_tunnel_secrets
+from flowtap.delivery.guard import GuardPlan
+from flowtap.delivery.strongswan import StrongSwanTunnel
+from flowtap.errors import ConfigurationError
+from flowtap.service import clock
+from flowtap.service.guard import Guard
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import datetime
+
+    from flowtap.config import LoadedConfiguration
+    from flowtap.config.tunnels import TunnelSection
+    from flowtap.delivery.associations import ChildAssociation, IkeAssociation
+    from flowtap.delivery.tunnel import TunnelStatus
+
+__all__ = ["Tunnels", "spool_key"]
+
+KEY_OCTETS = 32
+
+
+def spool_key(configuration: LoadedConfiguration) -> bytes | None:
+    """The key of copies that wait on disk; None where they are not to outlive the process.
+
+    Raises:
+        ConfigurationError: It cannot be read, or is none.
+    """
+    name, key = configuration.values.spool.key_file, "spool.key_file"
+    if name is None:
+        return None
+    octets = read_secret(configuration, name, key)
+    if len(octets) != KEY_OCTETS:
+        raise ConfigurationError(f"{key}: holds {len(octets)} octets; {KEY_OCTETS} are right", key=key)
+    return octets
+
+
+class Tunnels:
+    """All tunnels of a configuration; a gate is shut until its tunnel is up and the guard is sound.
+
+    Made while there are rights: the guard has a process of its own, which keeps one.
+
+    Args:
+        configuration: Names them and their secrets.
+
+    Raises:
+        ConfigurationError: A secret cannot be read.
+        DataPlaneError: The guard's process does not start.
+    """
+
+    def __init__(self, configuration: LoadedConfiguration) -> None:
+        self.sections = configuration.values.tunnel
+        self.gates = {name: Gate(name) for name in self.sections}
+        self.spool_directory = str(configuration.locate(configuration.values.spool.directory))
+        self.spool_key = spool_key(configuration)
+        self.on_change: Callable[[], None] | None = None
+        """What is called when a tunnel has come up or gone down."""
+        secrets = {name: read_tunnel_secrets(configuration, name) for name in self.sections}
+        self._guard: Guard | None = None
+        self._tunnels: list[StrongSwanTunnel] = []
+        if self.sections:
+            guard = self._guard = Guard(GuardPlan.of(configuration.values))
+            self._tunnels = [
+                StrongSwanTunnel(name, section, secrets[name], self.gates[name], guard, self._changed)
+                for name, section in self.sections.items()
+            ]
+
+    def own(self) -> list[tuple[str, str, list[str], list[str]]]:
+        """What is never tapped: gateways and networks of every tunnel."""
+        return [
+            (
+                str(section.local_gateway),
+                str(section.remote_gateway),
+                [str(each) for each in section.local_networks],
+                [str(each) for each in section.remote_networks],
+            )
+            for section in self.sections.values()
+        ]
+
+    def _changed(self, *_what: object) -> None:
+        if self.on_change is not None:
+            self.on_change()
+
+    async def run(self) -> None:
+        """Keeps all of them up until cancelled; then every gate is shut, and the guard stays."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                for each in self._tunnels:
+                    group.create_task(each.run())
+                group.create_task(asyncio.Event().wait())
+        finally:
+            for each in self._tunnels:
+                each.close()
+
+    def close(self) -> None:
+        """Ends the guard's process; the guard itself stays."""
+        for gate in self.gates.values():
+            gate.shut()
+        if self._guard is not None:
+            self._guard.close()
+
+    @property
+    def guard_state(self) -> str:
+        """One word: ``running``, ``ended``, or ``none`` where there is no tunnel."""
+        return "none" if self._guard is None else self._guard.state
+
+    def values(self) -> list[dict[str, Any]]:
+        """What `show` says of them."""
+        now = clock.now()
+
+        def since(monotonic_s: float) -> datetime:
+            return clock.wall_at(now, monotonic_s)
+
+        return [
+            _value(each.status, self.sections[each.name], since(each.status.since_s))
+            for each in self._tunnels
+        ]
+
+
+def _value(status: TunnelStatus, section: TunnelSection, since: datetime) -> dict[str, Any]:
+    interface = section.interface
+    mtu_octets = None
+    if interface is not None:
+        with suppress(OSError, ValueError):
+            mtu_octets = int((Path("/sys/class/net") / interface / "mtu").read_text())
+    return {
+        "name": status.name,
+        "state": status.state.value,
+        "reason": status.reason,
+        "since": since.isoformat(timespec="seconds"),
+        "interface": interface,
+        "mtu_octets": mtu_octets,
+        "local_gateway": str(section.local_gateway),
+        "remote_gateway": str(section.remote_gateway),
+        "local_networks": [str(each) for each in section.local_networks],
+        "remote_networks": [str(each) for each in section.remote_networks],
+        "legacy": section.legacy,
+        "guard_faults": list(status.guard_faults),
+        "ike": [_ike_value(each) for each in status.associations],
+        "ipsec": [_child_value(child) for each in status.associations for child in each.children],
+    }
+
+
+def _ike_value(ike: IkeAssociation) -> dict[str, Any]:
+    return {
+        "remote_host": ike.remote_host,
+        "state": ike.state,
+        "initiator_spi": ike.initiator_spi,
+        "responder_spi": ike.responder_spi,
+        "version": ike.version,
+        "encryption": ike.algorithms.encryption,
+        "integrity": ike.algorithms.integrity,
+        "prf": ike.pseudo_random_function,
+        "dh_group": ike.algorithms.group,
+        "established_s": ike.established_s,
+        "rekey_s": ike.rekey_in_s,
+    }
+
+
+def _child_value(child: ChildAssociation) -> dict[str, Any]:
+    return {
+        "name": child.name,
+        "state": child.state,
+        "mode": child.mode,
+        "protocol": child.protocol,
+        "spi_in": child.spi_in,
+        "spi_out": child.spi_out,
+        "encryption": child.algorithms.encryption,
+        "integrity": child.algorithms.integrity,
+        "local": list(child.local_selectors),
+        "remote": list(child.remote_selectors),
+        "packets_in": child.packets_in,
+        "packets_out": child.packets_out,
+        "octets_in": child.octets_in,
+        "octets_out": child.octets_out,
+        "encapsulated": child.is_in_udp,
+    }
