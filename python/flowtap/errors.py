@@ -13,6 +13,7 @@ __all__ = [
     "DataPlaneError",
     "FlowtapError",
     "PermissionMissingError",
+    "TunnelError",
 ]
 
 
@@ -76,3 +77,7 @@ class PermissionMissingError(FlowtapError):
 
 class DataPlaneError(FlowtapError):
     """The data plane has failed, or was used after it was stopped or after a fork."""
+
+
+class TunnelError(FlowtapError):
+    """A tunnel, or the program that keeps it up, does not do what was asked."""

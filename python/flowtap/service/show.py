@@ -16,9 +16,9 @@ from collections import Counter
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any, Final
 
+from flowtap.complaints import Complaints
 from flowtap.control import PERMISSION_CHANGE, PERMISSION_VIEW, PortError, Principal, Refused
 from flowtap.errors import ConfigurationError
-from flowtap.service.complaints import Complaints
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncssh
 
+from flowtap.complaints import Complaints
 from flowtap.control import PERMISSION_TASK, Principal
 from flowtap.dtcp import (
     Dialect,
@@ -30,7 +31,6 @@ from flowtap.dtcp import (
 )
 from flowtap.errors import ConfigurationError, PermissionMissingError
 from flowtap.service import clock
-from flowtap.service.complaints import Complaints
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -9,11 +9,11 @@ import struct
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
+from flowtap.complaints import Complaints
 from flowtap.control import PERMISSION_TASK, Principal
 from flowtap.dtcp import Limits, Rejected, Response, read_request
 from flowtap.dtcp.render import render_datagrams
 from flowtap.errors import ConfigurationError, PermissionMissingError
-from flowtap.service.complaints import Complaints
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 from scene import V7, principal
 
+from flowtap.complaints import Complaints
 from flowtap.dtcp import Dialect, Key, NoopRequest, NoopResult, RequestReceived
 from flowtap.service import clock
-from flowtap.service.complaints import Complaints
 from flowtap.service.ssh import _Session
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from flowtap.service.complaints import LINES_PER_S, Complaints
+from flowtap.complaints import LINES_PER_S, Complaints
 
 if TYPE_CHECKING:
     import pytest

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    import logging
     from collections.abc import Callable, Hashable
 
 __all__ = ["Complaints"]
@@ -38,6 +38,13 @@ class Complaints:
             text: As for a logger.
             args: As for a logger.
         """
+        self._say(logging.WARNING, about, text, *args)
+
+    def info(self, about: Hashable, text: str, *args: object) -> None:
+        """The same for good news that anybody can cause as often."""
+        self._say(logging.INFO, about, text, *args)
+
+    def _say(self, level: int, about: Hashable, text: str, *args: object) -> None:
         second = int(self._monotonic_s())
         if second != self._second:
             self._second = second
@@ -49,4 +56,4 @@ class Complaints:
         if self._left_out:
             self._log.warning("%d warnings before this one were left out", self._left_out)
             self._left_out = 0
-        self._log.warning(text, *args)
+        self._log.log(level, text, *args)
