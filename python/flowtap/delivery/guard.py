@@ -283,7 +283,7 @@ def _drops(
             networks = tuple(each for each in tunnel.remote_networks if each.version == version)
             if networks:
                 interfaces = () if tunnel.interface is None else (tunnel.interface,)
-                which = f"IPv{version} that {words} in clear, against tunnel.{tunnel.name}"
+                which = f"IPv{version} in clear that {words}, against tunnel.{tunnel.name}"
                 yield Drop(field, networks, way, interfaces, security, which)
 
 

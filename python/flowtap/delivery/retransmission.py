@@ -81,7 +81,7 @@ def _settings(path: str, sections: list[TunnelSection], group: str) -> str:
 # Written by `flowtap config strongswan`, for the strongSwan whose socket is {path}:
 # as /etc/strongswan.d/flowtap.conf, then `systemctl restart strongswan`.
 charon-systemd {{
-  # Who was silent for dpd_delay_s = {delay_s} is asked, and given up {silent_s} s later if there is no answer:
+  # Who was silent for dpd_delay_s = {delay_s} is asked, and given up {silent_s} s later without an answer:
   # together within dead_peer_s = {dead_s}. By itself strongSwan takes 165 s, and as long copies go to nobody.
   retransmit_tries = {chosen.tries}
   retransmit_timeout = {chosen.timeout_s:.2f}
