@@ -13,6 +13,7 @@ LAYERS = {
     "dtcp": {"dtcp", "errors"},
     "control": {"control", "dtcp", "errors"},
     "config": {"config", "errors"},
+    "diagnosis": {"diagnosis", "config", "errors", "_flowtap"},
     "mediation": {"mediation", "dtcp", "errors"},
     "service": {"service", "config", "control", "dtcp", "errors", "_flowtap", ""},
 }
