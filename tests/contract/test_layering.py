@@ -10,10 +10,10 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "python" / "flowtap"
 FORBIDDEN = {"socket", "ssl", "asyncio", "threading", "time", "os", "logging", "subprocess", "concurrent"}
 LAYERS = {
+    "diagnosis": {"diagnosis", "config", "errors", "_flowtap"},
     "dtcp": {"dtcp", "errors"},
     "control": {"control", "dtcp", "errors"},
     "config": {"config", "errors"},
-    "diagnosis": {"diagnosis", "config", "errors", "_flowtap"},
     "mediation": {"mediation", "dtcp", "errors"},
     "service": {"service", "config", "control", "dtcp", "errors", "_flowtap", ""},
 }
