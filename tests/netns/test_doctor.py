@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import json
 import os
 import shutil
@@ -117,9 +116,10 @@ class Host:
 
     def install_guard(self) -> None:
         """Puts the guard's rules there, where this version has one."""
-        if importlib.util.find_spec("flowtap.delivery") is None:
+        try:
+            guard = importlib.import_module("flowtap.delivery.guard")
+        except ImportError:
             return
-        guard = importlib.import_module("flowtap.delivery.guard")
         plan = guard.GuardPlan.of(load(self.directory / "flowtap.toml").values)
         self.net.run(self.inside, "nft", "-f", "-", data=guard.ruleset(plan))
         for network in guard.rules(plan):
