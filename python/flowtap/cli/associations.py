@@ -32,7 +32,13 @@ def _exchange(association: Mapping[str, Any]) -> str:
 
 
 def _shown(value: object) -> str:
-    return "-" if value is None else str(value)
+    """A value; a dash where strongSwan has said nothing, such as of the integrity of AES-GCM."""
+    return "-" if value in {None, ""} else str(value)
+
+
+def _decimal(spi: str) -> str:
+    """As a router shows it; an association that is only being made has none."""
+    return str(int(spi, 16)) if spi else "-"
 
 
 def ike_lines(tunnels: Sequence[Mapping[str, Any]], *, detail: bool = False) -> list[str]:
@@ -44,8 +50,8 @@ def ike_lines(tunnels: Sequence[Mapping[str, Any]], *, detail: bool = False) -> 
         (
             each["remote_host"],
             _state(each),
-            each["initiator_spi"],
-            each["responder_spi"],
+            _shown(each["initiator_spi"]),
+            _shown(each["responder_spi"]),
             _exchange(each),
         )
         for _, each in associations
@@ -59,7 +65,7 @@ def _ike_detail(tunnel: Mapping[str, Any], each: Mapping[str, Any]) -> Iterator[
     yield f"  Initiator cookie: {each['initiator_spi']}, Responder cookie: {each['responder_spi']}"
     yield f"  Exchange type: {_exchange(each)}"
     yield f"  Local: {tunnel['local_gateway']}, Remote: {each['remote_host']}"
-    yield f"  Lifetime: established {each['established_s']} seconds ago, {_renewal(each['rekey_s'])}"
+    yield f"  Lifetime: {_age(each['established_s'])}, {_renewal(each['rekey_s'])}"
     yield "  Algorithms:"
     for name, key in (
         ("Authentication        ", "integrity"),
@@ -68,6 +74,10 @@ def _ike_detail(tunnel: Mapping[str, Any], each: Mapping[str, Any]) -> Iterator[
         ("Diffie-Hellman group  ", "dh_group"),
     ):
         yield f"   {name}: {_shown(each[key])}"
+
+
+def _age(established_s: int | None) -> str:
+    return "not established" if established_s is None else f"established {established_s} seconds ago"
 
 
 def _renewal(rekey_s: int | None) -> str:
@@ -106,7 +116,7 @@ def _rule_lines(
             yield f"  {way}: {child[f'packets_{at}']} packets, {child[f'octets_{at}']} bytes"
     mode = child["mode"].lower()
     rows = [
-        (direction, str(int(child[spi], 16)), "0", mode, "dynamic", child["protocol"])
+        (direction, _decimal(child[spi]), "0", mode, "dynamic", child["protocol"])
         for direction, spi in (("inbound", "spi_in"), ("outbound", "spi_out"))
     ]
     for line in table_lines(Table(IPSEC_HEAD, rows)):

@@ -13,7 +13,7 @@ import click
 from flowtap.cli.console import CommandError, Exit, print_json
 from flowtap.cli.local import ask
 from flowtap.config import load
-from flowtap.diagnosis.examine import Answers, examine, examine_host
+from flowtap.diagnosis.examine import Answers, examine, examine_host, openings
 from flowtap.diagnosis.finding import Finding, Unknown, Verdict, fail, ok
 from flowtap.errors import ConfigurationError
 from flowtap.service.daemon import check as check_files
@@ -42,27 +42,31 @@ def doctor(*, path: Path, settings: Path | None, as_json: bool) -> int:
 
     It changes nothing, and sees most as root. What could not be looked at is said to be unknown.
     """
-    findings = _findings(path, settings or Path(os.environ.get("STRONGSWAN_CONF", _SETTINGS)))
+    settings = settings or Path(os.environ.get("STRONGSWAN_CONF", _SETTINGS))
+    try:
+        configuration = load(path)
+    except ConfigurationError as error:
+        findings = [fail("configuration", str(error), "correct it, and look again"), *examine_host()]
+        let_in = []
+    else:
+        answers = _answers(configuration)
+        findings = [_content(configuration), *examine(configuration, answers, settings)]
+        let_in = list(map(str, openings(configuration)))
     counts = Counter(each.verdict for each in findings)
     if as_json:
         print_json(
             {
                 "findings": [asdict(each) for each in findings],
                 "counts": {verdict.value: counts[verdict] for verdict in Verdict},
+                "let_in": let_in,
             }
         )
     else:
         _print(findings)
         print(", ".join(f"{counts[verdict]} {verdict.value}" for verdict in Verdict))
+        if let_in:
+            print(f"firewalls before this host must let in: {', '.join(let_in)}")
     return Exit.FAILED if counts[Verdict.FAIL] else Exit.DONE
-
-
-def _findings(path: Path, settings: Path) -> list[Finding]:
-    try:
-        configuration = load(path)
-    except ConfigurationError as error:
-        return [fail("configuration", str(error), "correct it, and look again"), *examine_host()]
-    return [_content(configuration), *examine(configuration, _answers(configuration), settings)]
 
 
 def _content(configuration: LoadedConfiguration) -> Finding:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["ask", "configuration_option", "order", "socket_of", "socket_option"]
 
 TIMEOUT_S = 10.0
+RETRY_S = 0.02
 
 
 def socket_option(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -77,7 +79,7 @@ def _exchange(path: Path, question: object) -> dict[str, Any]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
         asking.settimeout(TIMEOUT_S)
         try:
-            asking.connect(str(path))
+            _connect(asking, path)
             asking.sendall(json.dumps(question).encode() + b"\n")
             with asking.makefile("rb") as reader:
                 answer: dict[str, Any] = json.loads(reader.readline())
@@ -89,3 +91,22 @@ def _exchange(path: Path, question: object) -> dict[str, Any]:
     if "error" in answer and answer.keys() <= {"error", "refused"}:
         fail(str(answer["error"]), Exit.RIGHT_MISSING if answer.get("refused") else Exit.FAILED)
     return answer
+
+
+def _connect(asking: socket.socket, path: Path) -> None:
+    """Connects, and waits where others stand in line before us.
+
+    Raises:
+        OSError: Nobody listens, or nobody has taken us within the time.
+    """
+    deadline = time.monotonic() + TIMEOUT_S
+    while True:
+        try:
+            asking.connect(str(path))
+        except BlockingIOError:
+            # A local socket with a time limit does not wait for a place in the line (unix(7), EAGAIN).
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(RETRY_S)
+        else:
+            return

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from flowtap.config.tunnels import TunnelSection
     from flowtap.diagnosis.strongswan import StrongSwan
 
-__all__ = ["Answers", "examine", "examine_host"]
+__all__ = ["Answers", "examine", "examine_host", "openings"]
 
 _IKE_PORTS = (500, 4_500)
 
@@ -201,27 +201,34 @@ def _inside_mtu(section: TunnelSection, tunnel: Mapping[str, Any] | Unknown) -> 
 # --- ports ------------------------------------------------------------------------------------
 
 
+def openings(configuration: LoadedConfiguration) -> list[Opening]:
+    """What firewalls must let in, here and before this host."""
+    values = configuration.values
+    found: dict[Opening, None] = {}
+    for protocol, listen in (("tcp", values.dtcp.ssh.listen), ("udp", values.dtcp.udp.listen)):
+        for address, port in map(endpoint, listen):
+            if port and not ip_address(address).is_loopback:
+                found[Opening(protocol, port, (ip_address(address).version,))] = None
+    for section in values.tunnel.values():
+        versions = (section.local_gateway.version,)
+        found |= {Opening("udp", port, versions): None for port in _IKE_PORTS}
+        found[Opening("esp", None, versions)] = None
+    return list(found)
+
+
 def _ports(configuration: LoadedConfiguration, answers: Answers) -> Iterator[Finding]:
     values = configuration.values
     taken = probes.sockets()
-    openings: dict[Opening, None] = {}
     for protocol, listen in (("tcp", values.dtcp.ssh.listen), ("udp", values.dtcp.udp.listen)):
         for address, port in map(endpoint, listen):
-            if not port:
-                # Any port that is free.
-                continue
-            yield firewall.own_port(
-                protocol, address, port, taken, tap_listens=_listens(answers, protocol, port)
-            )
-            if not ip_address(address).is_loopback:
-                openings[Opening(protocol, port, (ip_address(address).version,))] = None
-    for section in values.tunnel.values():
-        versions = (section.local_gateway.version,)
+            # Port 0 is any one that is free.
+            if port:
+                is_own = _listens(answers, protocol, port)
+                yield firewall.own_port(protocol, address, port, taken, tap_listens=is_own)
+    for gateway in {str(section.local_gateway): None for section in values.tunnel.values()}:
         for port in _IKE_PORTS:
-            yield firewall.ike_port(port, str(section.local_gateway), taken)
-            openings[Opening("udp", port, versions)] = None
-        openings[Opening("esp", None, versions)] = None
-    yield from firewall.blocked(probes.ruleset(), openings)
+            yield firewall.ike_port(port, gateway, taken)
+    yield from firewall.blocked(probes.ruleset(), openings(configuration))
     if tables := probes.legacy_tables():
         reason = Unknown(
             f"there are rules of the older iptables too ({', '.join(tables)}), which are not looked at",

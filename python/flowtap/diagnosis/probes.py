@@ -297,7 +297,7 @@ def strongswan_settings(path: Path) -> str | Unknown:
 
 
 def _with_includes(path: Path, seen: list[Path]) -> str | Unknown:
-    seen.append(path)
+    seen.append(path.resolve())
     text = _text(path)
     if isinstance(text, Unknown) or len(seen) > _INCLUDES_MAX:
         return text
@@ -310,7 +310,7 @@ def _with_includes(path: Path, seen: list[Path]) -> str | Unknown:
         named = Path(pattern.strip().strip('"'))
         place = named if named.is_absolute() else path.parent / named
         for each in sorted(place.parent.parent.glob(f"{place.parent.name}/{place.name}")):
-            if each in seen:
+            if each.resolve() in seen:
                 continue
             inner = _with_includes(each, seen)
             if isinstance(inner, Unknown):

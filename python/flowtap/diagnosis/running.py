@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from ipaddress import IPv4Network, IPv6Network, ip_network
+from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from typing import TYPE_CHECKING, Any, Final
 
 from flowtap.diagnosis.finding import Finding, Unknown, fail, ok, unknown, warn
@@ -81,7 +81,11 @@ def negotiated(name: str, section: TunnelSection, tunnel: Mapping[str, Any] | Un
         if "NULL" in algorithms[0]:
             faults.append("nothing is encrypted (NULL)")
         if not section.legacy:
-            weak = [each for each in algorithms if each.removeprefix("HMAC_").startswith(_WEAK)]
+            weak = [
+                each
+                for each in algorithms
+                if each.removeprefix("PRF_").removeprefix("HMAC_").startswith(_WEAK)
+            ]
             faults += [f"{each} is no longer recommended" for each in weak]
     if faults:
         advice = "agree with the other side on networks and proposals"
@@ -96,6 +100,10 @@ def _uncovered(key: str, wanted: Sequence[Network], selectors: Sequence[Sequence
     for text in (text for each in selectors for text in each):
         with suppress(ValueError):
             networks.append(ip_network(text))
+    networks = [
+        *collapse_addresses(each for each in networks if isinstance(each, IPv4Network)),
+        *collapse_addresses(each for each in networks if isinstance(each, IPv6Network)),
+    ]
     return [
         f"{key}: {each} is not covered by what the other side has agreed to"
         for each in wanted

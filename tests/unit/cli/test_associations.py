@@ -79,6 +79,18 @@ def test_in_detail() -> None:
         assert expected in text
 
 
+def test_what_is_only_being_made() -> None:
+    """strongSwan lists it with little in it."""
+    ike = {**IKE, "state": "CONNECTING", "responder_spi": "", "established_s": None, "integrity": ""}
+    child = {**CHILD, "state": "CREATED", "spi_in": "", "spi_out": "", "integrity": None}
+    tunnel = {**TUNNEL, "ike": [ike], "ipsec": [child]}
+    assert cells("\n".join(ike_lines([tunnel])))[1][1:] == ["Not matured", IKE["initiator_spi"], "-", "Main"]
+    assert "  Lifetime: not established, renewed in 77000 seconds" in ike_lines([tunnel], detail=True)
+    lines = ipsec_lines([tunnel], detail=True)
+    assert "  Encryption: 3DES_CBC, Authentication: -" in lines
+    assert lines[-1].split() == ["outbound", "-", "0", "tunnel", "dynamic", "ESP"]
+
+
 def test_children_that_carry_nothing_any_more() -> None:
     """They are left out, but for those who want it in detail; so is the header above nothing."""
     tunnel = {**TUNNEL, "ipsec": [{**CHILD, "state": "DELETED"}]}
