@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import click
+from pydantic import TypeAdapter, ValidationError
 
 from flowtap.cli.console import Exit, fail, print_json, say
 from flowtap.config.junos import (
@@ -16,13 +17,18 @@ from flowtap.config.junos import (
     decode,
     import_text,
     report_object,
+    report_of_error,
     write,
 )
 from flowtap.config.junos.tokens import TEXT_OCTETS_MAX
+from flowtap.config.values import InterfaceName, Name
 
 __all__ = ["import_junos"]
 
 STANDARD_INPUT = "-"
+FAULTS_SHOWN = 50
+_ROUTER = TypeAdapter[str](Name)
+_SYSTEM = TypeAdapter[str](InterfaceName)
 
 
 @click.command(name="import-junos")
@@ -49,14 +55,10 @@ def import_junos(
     try:
         imported = import_text(decode(_read(file)), names)
     except JunosError as error:
-        fail(f"{source}:{error}", Exit.INVALID)
-    faults = [
-        f"{source}:{each.line}:{each.column}: {each.statement}: {each.reason}" for each in imported.faults
-    ]
-    if not faults and (refused := check(imported)):
-        faults = [f"{source}: as flowtap's configuration: {each}" for each in refused]
-        faults += [f"{source}: still needed: {each}" for each in imported.draft.needed]
-    if faults:
+        if as_json:
+            print_json(report_of_error(error, source))
+        fail(f"{source}:{error}\nnothing was written", Exit.INVALID)
+    if faults := _faults(imported, source):
         if as_json:
             print_json(report_object(imported, source))
         fail("\n".join([*faults, "nothing was written"]), Exit.INVALID)
@@ -72,6 +74,20 @@ def import_junos(
         _print(imported, source, output)
 
 
+def _faults(imported: Import, source: str) -> list[str]:
+    """What is wrong in the router's configuration, or else what flowtap's own has against what came out."""
+    faults = [
+        f"{source}:{each.line}:{each.column}: {each.statement}: {each.reason}"
+        for each in imported.faults[:FAULTS_SHOWN]
+    ]
+    if more := len(imported.faults) - len(faults):
+        faults.append(f"{source}: and {more:,} more")
+    if not faults and (refused := check(imported)):
+        faults = [f"{source}: as flowtap's configuration: {each}" for each in refused]
+        faults += [f"{source}: still needed: {each}" for each in imported.draft.needed]
+    return faults
+
+
 def _read(file: str) -> bytes:
     if file == STANDARD_INPUT:
         return sys.stdin.buffer.read(TEXT_OCTETS_MAX + 1)
@@ -83,9 +99,12 @@ def _names(interfaces: tuple[str, ...]) -> dict[str, str]:
     names: dict[str, str] = {}
     for each in interfaces:
         name, is_pair, system = each.partition("=")
-        if not (name and is_pair and system) or name in names:
+        try:
+            known, names[_ROUTER.validate_python(name)] = name in names, _SYSTEM.validate_python(system)
+        except ValidationError:
+            known = True
+        if known or not is_pair:
             fail(f"--interface {each}: NAME=eth0, once for every NAME, is right", Exit.USAGE)
-        names[name] = system
     return names
 
 

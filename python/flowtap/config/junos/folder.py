@@ -18,8 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from flowtap.config.junos.importing import Import
+    from flowtap.config.junos.tokens import JunosError
 
-__all__ = ["FolderError", "check", "report_object", "report_text", "write"]
+__all__ = ["FolderError", "check", "report_object", "report_of_error", "report_text", "write"]
 
 _CONFIGURATION: Final = "flowtap.toml"
 _REPORT: Final = "import-report.txt"
@@ -157,4 +158,17 @@ def report_object(imported: Import, source: str) -> dict[str, Any]:
             }
             for each in imported.entries
         ],
+    }
+
+
+def report_of_error(error: JunosError, source: str) -> dict[str, Any]:
+    """The same where the text could not be read at all."""
+    return {
+        "source": source,
+        "form": None,
+        "counts": dict.fromkeys(("mapped", "ignored", "unmapped"), 0),
+        "faults": [{"line": error.line, "column": error.column, "statement": None, "reason": error.reason}],
+        "needed": [],
+        "notes": [],
+        "statements": [],
     }

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
 from flowtap.config.junos.capture import Capture
 from flowtap.config.junos.draft import Draft
 from flowtap.config.junos.interfaces import Interfaces
 from flowtap.config.junos.ipsec import Tunnels
-from flowtap.config.junos.ledger import Ledger
+from flowtap.config.junos.ledger import NOTHING_LIKE_IT, Ledger
 from flowtap.config.junos.login import map_login, map_ssh
 from flowtap.config.junos.reader import Reader
 from flowtap.config.junos.syntax import parse
 from flowtap.config.junos.tapping import map_tapping
+from flowtap.config.junos.tokens import JunosError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -73,9 +75,12 @@ def import_text(text: str, interfaces: Mapping[str, str]) -> Import:
     tree = parse(text)
     work = _Work(tree.root, interfaces)
     work.map()
+    if not work.ledger.has_mapped and not work.ledger.faults:
+        raise JunosError(
+            "nothing in it is about flow-tap, capture or IPsec", tree.root.line, tree.root.column
+        )
     entries = work.ledger.close(tree)
-    faults = sorted(set(work.ledger.faults), key=lambda each: (each.line, each.column))
-    return Import(tree.form, entries, faults, work.draft)
+    return Import(tree.form, entries, work.ledger.faults, work.draft)
 
 
 class _Work:
@@ -135,11 +140,13 @@ class _Work:
         if node.word == "services":
             for service in self._reader.children(node):
                 if service.word in _OURS:
-                    self.ledger.unmapped(service, "flowtap has nothing like it")
+                    self.ledger.unmapped(service, NOTHING_LIKE_IT)
         elif node.word == "system":
             server = self._reader.child(node, "services", "flow-tap-dtcp")
             if server is not None:
-                self.ledger.unmapped(server, "flowtap has nothing like it")
+                self.ledger.unmapped(server, NOTHING_LIKE_IT)
+        elif node.word == "logical-systems":
+            self.ledger.unmapped(node, "what stands in logical systems is not imported")
         self.ledger.ignored(node, reason)
 
     def _element(self, system: Node | None) -> None:
@@ -152,7 +159,8 @@ class _Work:
         """Where tasking comes to: through the tunnel where it is clear that it must, anywhere otherwise."""
         draft = self.draft
         ssh = draft.section("dtcp", "ssh")
-        host = plans[0].host if len(plans) == 1 else None
+        sources = [names for names in draft.sections if names[0] == "control_source"]
+        host = plans[0].host if len(plans) == 1 and self._come_through(sources, plans[0]) else None
         where = "0.0.0.0" if host is None else f"[{host}]" if host.version == 6 else str(host)  # noqa: S104, PLR2004
         why = "" if host is None else f"the one address that tunnel {plans[0].name} is for"
         draft.put(ssh, "listen", [f"{where}:{_SSH_PORT}"], note=why)
@@ -163,7 +171,6 @@ class _Work:
             draft.put(
                 udp, "listen", [f"{where}:{port}" for port in sorted(capture.ports)], *origins, note=why
             )
-        sources = [names for names in draft.sections if names[0] == "control_source"]
         if host is not None:
             for source in sources:
                 draft.put(source, "tunnel", plans[0].name, note="tasking comes through it")
@@ -178,6 +185,15 @@ class _Work:
                 "dtcp: tasking is heard on every address and in clear, because the tunnels do not say which"
                 " one it comes through; control_source.NAME.tunnel and dtcp.ssh.listen bound it"
             )
+
+    def _come_through(self, sources: list[tuple[str, ...]], plan: TunnelPlan) -> bool:
+        """Whether no control source is known to be elsewhere than behind the tunnel."""
+        for source in sources:
+            addresses = self.draft.value(source, "addresses")
+            for text in addresses if isinstance(addresses, list) else []:
+                if not any(_covers(network, ip_network(text)) for network in plan.remote):
+                    return False
+        return True
 
     def _routes(self, routes: Node | None, plans: list[TunnelPlan]) -> None:
         reader = self._reader

@@ -24,6 +24,10 @@ __all__ = ["TunnelPlan", "Tunnels"]
 _DPD_DELAY_MAX_S: Final = 60
 _DEAD_PEER_MAX_S: Final = 600
 _THRESHOLD_MAX: Final = 600
+_TUNNELS_MAX: Final = 1_000
+_NETWORKS_MAX: Final = 2_000
+"""Of all tunnels together: each is compared with every other one, because none may lead to two places."""
+_FAULTS_MAX: Final = 100
 _ALWAYS: Final = "is always so"
 _IN_VPN: Final = {
     "traceoptions": "the log says what happens",
@@ -112,6 +116,8 @@ class Tunnels:
         self._services = services
         self._vpn = reader.child(services, "ipsec-vpn")
         self._interfaces = interfaces
+        self._count = 0
+        self._networks_count = 0
         self.plans: list[TunnelPlan] = []
         self.is_complete = True
         """No tunnel was left out."""
@@ -120,6 +126,9 @@ class Tunnels:
         """Writes a section for every term that a service set uses."""
         reader, ledger = self._reader, self._ledger
         for node in reader.children(reader.child(self._services, "service-set")):
+            if len(ledger.faults) > _FAULTS_MAX:
+                # One mistake in a rule that a thousand sets use is told often enough.
+                break
             self._service_set(node)
         if self._vpn is None:
             return
@@ -139,24 +148,35 @@ class Tunnels:
         description = self._reader.child(node, "description")
         if description is not None:
             self._ledger.ignored(description, "a description")
-        if not any(self._ledger.is_claimed(leaf) for leaf in node.leaves() if leaf.parent is not description):
+        others = (leaf for leaf in node.leaves() if leaf.parent is not description and not leaf.inactive)
+        if not any(map(self._ledger.is_claimed, others)):
             self._ledger.ignored(node, "no tunnel that was imported uses it")
 
     def _service_set(self, node: Node) -> None:
         reader, ledger = self._reader, self._ledger
-        rules = list(self._rules(node))
-        if not rules:
+        description = reader.child(node, "description")
+        if description is not None:
+            ledger.ignored(description, "a description")
+        if (
+            reader.child(node, "ipsec-vpn-rules") is None
+            and reader.child(node, "ipsec-vpn-rule-sets") is None
+        ):
             ledger.ignored(node, "the service set has no rule of ipsec-vpn")
             return
         gateway = self._gateway(node, reader.child(node, "ipsec-vpn-options"))
         around = _ServiceSet(node, gateway, self._inside(node))
-        for reference, rule in rules:
+        for reference, rule in self._rules(node):
             terms = reader.children(reader.child(rule, "term"))
             if not terms:
                 ledger.fault(reference, f"the rule {rule.word} has no term")
             for term in terms:
-                name = rule.word if len(terms) == 1 else f"{rule.word}-{term.word}"
-                self._term(name, around, rule, term)
+                self._count += 1
+                if self._count > _TUNNELS_MAX:
+                    ledger.fault(reference, f"more than {_TUNNELS_MAX:,} tunnels; fewer are right")
+                    return
+                if reader.name(rule) is not None and reader.name(term) is not None:
+                    name = rule.word if len(terms) == 1 else f"{rule.word}-{term.word}"
+                    self._term(name, around, rule, term)
             ledger.ignored(reference, "its terms have become tunnels, one each")
         for word, reason in (
             ("next-hop-service", "a tunnel needs no service interfaces"),
@@ -205,7 +225,7 @@ class Tunnels:
                 continue
             unit = self._interfaces.require(logical, "inet")
             stated = reader.child(unit, "service-domain")
-            if unit is not None and reader.child(stated, domain) is None:
+            if stated is not None and reader.child(stated, domain) is None:
                 self._ledger.fault(logical, f"{logical.word} is not of service-domain {domain}")
         inside = found["inside-service-interface"]
         return None if inside is None else inside.word
@@ -251,12 +271,17 @@ class Tunnels:
                 self._ledger.unmapped(found, reason)
         if ("tunnel", name) in self._draft.sections:
             name = f"{around.node.word}-{name}"
+        while ("tunnel", name) in self._draft.sections:
+            name += "-again"
         self._write(parts, term, TunnelPlan(name, local, remote, around.inside))
 
     def _networks(self, parts: Parts, term: Node, word: str, key: str) -> list[IPv4Network | IPv6Network]:
         reader = self._reader
         given = reader.single(reader.children(reader.child(term, "from", word)), word, 1_024)
         networks = [(each, network) for each in given if (network := reader.network(each)) is not None]
+        self._networks_count += len(networks)
+        if self._networks_count > _NETWORKS_MAX:
+            self._ledger.fault(term, f"more than {_NETWORKS_MAX:,} networks of all tunnels; fewer are right")
         if networks:
             parts.put(key, [str(network) for _, network in networks], *(each for each, _ in networks))
         elif not given:

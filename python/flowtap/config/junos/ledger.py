@@ -25,6 +25,9 @@ _SECRET_FOLLOWS: Final = re.compile(
 _FORMS: Final = frozenset({"ascii-text", "hexadecimal"})
 """How a secret is written stands before it."""
 _OBFUSCATED: Final = re.compile(r"\$[0-9a-z]{1,8}\$")
+_WITH_LOGIN: Final = re.compile(r"://[^/]*@")
+"""The address of a server with a login in it."""
+NOTHING_LIKE_IT: Final = "flowtap has nothing like it"
 _HIDDEN: Final = "..."
 STATEMENT_CHARACTERS_MAX: Final = 400
 WORD_CHARACTERS_MAX: Final = 120
@@ -34,16 +37,25 @@ def statement(words: Sequence[str]) -> str:
     """A statement as ``set`` lines write it, without secrets, and no longer than a person wants to read."""
     shown: list[str] = []
     for at, word in enumerate(words):
-        if _OBFUSCATED.match(word):
+        if _OBFUSCATED.match(word) or _WITH_LOGIN.search(word):
             shown.append(_HIDDEN)
             break
-        plain = "".join(letter if letter.isprintable() else "?" for letter in word[:WORD_CHARACTERS_MAX])
-        shown.append(quoted(plain) + (_HIDDEN if len(word) > WORD_CHARACTERS_MAX else ""))
+        shown.append(quoted(_plain(word[:WORD_CHARACTERS_MAX])))
+        if len(word) > WORD_CHARACTERS_MAX:
+            shown[-1] += _HIDDEN
         if at + 1 < len(words) and _SECRET_FOLLOWS.fullmatch(word) and words[at + 1] not in _FORMS:
             shown.append(_HIDDEN)
             break
-    text = " ".join(shown)
-    return text if len(text) <= STATEMENT_CHARACTERS_MAX else text[:STATEMENT_CHARACTERS_MAX] + _HIDDEN
+    return _short(" ".join(shown))
+
+
+def _plain(text: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in text)
+
+
+def _short(text: str) -> str:
+    shown = _plain(text[:STATEMENT_CHARACTERS_MAX])
+    return shown if len(text) <= STATEMENT_CHARACTERS_MAX else shown + _HIDDEN
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +100,7 @@ class Fault:
 class Ledger:
     """Takes down what becomes of every statement."""
 
-    faults: list[Fault] = field(default_factory=list)
+    _faults: dict[Fault, None] = field(default_factory=dict)
     _entries: dict[Node, Entry] = field(default_factory=dict)
 
     def mapped(self, node: Node, target: str, reason: str | None = None) -> None:
@@ -105,8 +117,18 @@ class Ledger:
 
     def fault(self, node: Node, reason: str) -> None:
         """They cannot be."""
-        self.faults.append(Fault(node.line, node.column, statement(node.path), reason))
+        self._faults.setdefault(Fault(node.line, node.column, statement(node.path), _short(reason)))
         self.unmapped(node, reason)
+
+    @property
+    def faults(self) -> list[Fault]:
+        """All of them, each once, in the order of the text."""
+        return sorted(self._faults, key=lambda each: (each.line, each.column))
+
+    @property
+    def has_mapped(self) -> bool:
+        """Whether anything has become a key."""
+        return any(entry.outcome == "mapped" for entry in self._entries.values())
 
     def is_claimed(self, node: Node) -> bool:
         """Whether something has become of the statement that ends here."""
@@ -122,7 +144,10 @@ class Ledger:
     def close(self, tree: Tree) -> list[Entry]:
         """Every statement of the text, in its order."""
         if tree.root.children:
-            self.unmapped(tree.root, "flowtap has nothing like it")
+            reason = (
+                "was not looked at, because something else cannot be" if self._faults else NOTHING_LIKE_IT
+            )
+            self.unmapped(tree.root, reason)
         dropped = [
             Entry(each.line, each.column, statement(each.words), "ignored", None, each.reason)
             for each in tree.dropped

@@ -21,6 +21,7 @@ _PERMISSIONS: Final = ("flow-tap", "flow-tap-control", TASK)
 _PREDEFINED: Final = frozenset({"super-user", "superuser", "operator", "read-only", "unauthorized"})
 _KEYS: Final = ("ssh-rsa", "ssh-ecdsa", "ssh-ed25519")
 _UID_LOW, _UID_HIGH = 100, 64_000
+_USERS_MAX: Final = 1_000
 _LIMIT_HIGH: Final = 250
 _NOT_ALL: Final = (
     "all never contains flow-tap-operation; who shall look at the tap or change it gets flow-tap or"
@@ -43,9 +44,14 @@ def map_login(reader: Reader, draft: Draft, login: Node | None) -> list[str]:
     }
     tasking = []
     uids: dict[int, str] = {}
+    count = 0
     for node in reader.children(reader.child(login, "user")):
         user = _User(reader, draft, node, granted)
         if user.is_imported(reader.child(login, "class")):
+            count += 1
+            if count > _USERS_MAX:
+                reader.ledger.fault(node, f"more than {_USERS_MAX:,} users; fewer are right")
+                break
             user.map(uids)
             if TASK in user.permissions:
                 tasking.append(node.word)

@@ -7,6 +7,7 @@ a router can be told.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal
 
@@ -26,6 +27,8 @@ _ONE_FORM: Final = "a file is either in curly braces or in set lines"
 COMMANDS: Final = frozenset({"set", "delete", "deactivate", "activate", "protect", "unprotect"})
 _OTHER_COMMANDS: Final = frozenset({"edit", "top", "up", "exit", "rename", "insert", "copy", "annotate"})
 _PREFIXES: Final = frozenset({"inactive:", "protect:", "replace:"})
+_PREFIX: Final = re.compile(r"[a-z]+:")
+_PROMPT: Final = re.compile(r".+@.+[>#]")
 Form = Literal["curly", "set"]
 
 
@@ -127,6 +130,9 @@ def parse(text: str) -> Tree:
     first = next(tokens, None)
     if first is None:
         raise JunosError("holds no statement", 1, 1)
+    if _PROMPT.fullmatch(first.text):
+        reason = "a prompt stands here; only what the router printed is right"
+        raise JunosError(reason, first.line, first.column)
     form: Form = "set" if first.kind == "word" and first.text in COMMANDS else "curly"
     tree = Tree(Node("", first.line, first.column), form)
     builder = _Builder(tree)
@@ -241,12 +247,18 @@ class _Statement:
     is_list_open: bool = False
 
     def add(self, token: Token) -> None:
+        if len(self.words) > DEPTH_MAX or len(self.ends) > STATEMENTS_MAX:
+            reason = "a statement without an end; ';' is right behind every statement"
+            raise JunosError(reason, self.words[0].line, self.words[0].column)
         if self.is_list_open:
             self.ends.append(token)
         elif self.list_begin is not None:
             raise JunosError("a list ends its statement; ';' is right here", token.line, token.column)
         elif token.kind == "word" and not self.words and token.text in _PREFIXES:
             self.prefixes.append(token.text)
+        elif token.kind == "word" and not self.words and _PREFIX.fullmatch(token.text):
+            reason = f"{token.text!r} is not read; of such words {', '.join(sorted(_PREFIXES))} are right"
+            raise JunosError(reason, token.line, token.column)
         else:
             self.words.append(token)
 
@@ -366,6 +378,9 @@ def _lines(first: Token, others: Iterator[Token]) -> Iterator[list[Token]]:
         if token.line != line[-1].last_line:
             yield line
             line = []
+        elif len(line) > STATEMENTS_MAX:
+            reason = f"more than {STATEMENTS_MAX:,} words in a line; one statement a line is right"
+            raise JunosError(reason, line[0].line, line[0].column)
         line.append(token)
     yield line
 

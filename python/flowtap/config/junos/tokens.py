@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from flowtap.errors import ConfigurationError
 
@@ -44,8 +43,7 @@ class JunosError(ConfigurationError):
         self.column = column
 
 
-@dataclass(frozen=True, slots=True)
-class Token:
+class Token(NamedTuple):
     """A word or a bracket.
 
     Attributes:
@@ -131,8 +129,6 @@ def tokenize(text: str) -> Iterator[Token]:
             at += 1
             needs_blank = False
             continue
-        if needs_blank:
-            raise JunosError("a blank is missing before this word", line, column)
         match = (_STRING if first == '"' else _WORD).match(text, at)
         if match is None:
             reason = (
@@ -141,6 +137,8 @@ def tokenize(text: str) -> Iterator[Token]:
                 else f"{first!r} stands here; a word, a string or a bracket is right"
             )
             raise JunosError(reason, line, column)
+        if needs_blank:
+            raise JunosError("a blank is missing before this word", line, column)
         yield _word(match[0], line, column)
         at = match.end()
         needs_blank = True
