@@ -7,12 +7,13 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from net import PYTHON, until
 from scapy.layers.inet import IP, UDP
 from scapy.layers.ipsec import ESP, SecurityAssociation
-from tapped import COPIES_PORT, SUBJECT, Tapped
+from tapped import COPIES_PORT, SSH_PORT, SUBJECT, Tapped
 from topology import MD, OPERATOR_GATEWAY, REMOTE_GATEWAY, TAP, Ipsec, Profile, ipsec, needs_root
 
 pytestmark = needs_root()
@@ -22,12 +23,10 @@ PROFILES: tuple[Profile, ...] = ("how_to", "modern")
 
 
 @pytest.fixture
-def tapped(ipsec: Ipsec, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Tapped]:
-    """The tap with a tunnel, of IKEv2 unless the test says otherwise."""
-    marked = request.node.get_closest_marker("tunnel")
-    profile, section = (marked.args[0], marked.kwargs) if marked is not None else ("modern", {})
-    ipsec.load_peer(profile)
-    made = Tapped(ipsec, tmp_path, profile, **section)
+def tapped(ipsec: Ipsec, tmp_path: Path) -> Iterator[Tapped]:
+    """The tap with a tunnel that is up, and somebody who receives."""
+    ipsec.load_peer("modern")
+    made = Tapped(ipsec, tmp_path, "modern")
     made.start()
     made.until_tunnel("up")
     made.mediate()
@@ -54,7 +53,7 @@ def test_criteria_come_and_copies_go_through_the_tunnel(
     assert (account["copied"], account["exported"], account["dropped"]) == (100, 100, 0)
     assert observer.in_clear() == []
     copies = decrypted(observer.protected(), ipsec.operator_charon.log)
-    numbers = [int.from_bytes(bytes(each[UDP].payload.payload.payload)[:4], "big") for each in copies]
+    numbers = [int.from_bytes(bytes(each[UDP].payload)[28:32], "big") for each in copies]
     assert numbers == list(range(100))
     for copy in copies:
         assert (copy[IP].src, copy[IP].dst) == (TAP, MD)
@@ -74,7 +73,7 @@ def decrypted(packets: list[bytes], log: str) -> list[IP]:
         options = {"crypt_algo": "AES-GCM"}
     key = keys["encryption initiator key"]
     (spi,) = re.findall(r"with SPIs [0-9a-f]{8}_i ([0-9a-f]{8})_o", log)
-    association = SecurityAssociation(
+    association: Any = SecurityAssociation(  # type: ignore[no-untyped-call]
         ESP,
         spi=int(spi, 16),
         crypt_key=key,
@@ -125,7 +124,7 @@ def test_a_new_key_loses_nothing(tapped: Tapped) -> None:
     tapped.add(f"Source-Address: {SUBJECT}")
     sender = tapped.sending(6_000, pause_s=0.0005)
     with tapped.ipsec.operator_charon.session() as session:
-        for what in ({"child": "ttp"}, {"ike": "ttp"}, {"child": "ttp"}):
+        for what in ({"child": "ttp-content"}, {"ike": "ttp"}, {"child": "ttp-content"}):
             session.rekey(what)
     sender.wait(timeout=30)
     account = tapped.until_delivered()
@@ -174,11 +173,11 @@ def test_nothing_leaves_in_clear_whatever_happens(ipsec: Ipsec, tmp_path: Path) 
     said: dict[str, str] = {}
 
     def try_everything(state: str) -> None:
-        words = (PYTHON, "-c", SENDER, TAP, MD, str(COPIES_PORT))
+        words = (PYTHON, "-c", SENDER, TAP, MD, str(COPIES_PORT + 1))
         said[state] = ipsec.net.run(ipsec.operator, *words)
         tapped.send(5)
         # Forwarded by this host, from somebody who has no business there.
-        ipsec.net.send_udp(tapped.subject, MD, 4, port=COPIES_PORT)
+        ipsec.net.send_udp(tapped.subject, MD, 4, port=COPIES_PORT + 1)
 
     observer = ipsec.observer()
     try_everything("nothing of ours has ever run")
@@ -194,9 +193,8 @@ def test_nothing_leaves_in_clear_whatever_happens(ipsec: Ipsec, tmp_path: Path) 
     tapped.add(f"Source-Address: {SUBJECT}")
     try_everything("up")
     with ipsec.operator_charon.session() as session:
+        # Its associations end with it.
         session.unload_conn({"name": "ttp"})
-        for _ in session.terminate({"ike": "ttp", "timeout": "3000"}):
-            pass
         try_everything("terminated and unloaded")
     ipsec.gateway_charon.stop()
     try_everything("nobody at the other end")
@@ -285,23 +283,41 @@ def test_what_waits_is_bounded_and_the_oldest_is_lost(ipsec: Ipsec, tmp_path: Pa
 
 
 def test_tasking_is_not_heard_on_another_way(tapped: Tapped) -> None:
-    """A login from elsewhere, and from behind the tunnel without it."""
-    net, ipsec = tapped.net, tapped.ipsec
-    words = (PYTHON, "-c", "import socket; socket.create_connection(('100.100.100.101', 32001), 2).recv(1)")
-    where = {"md": ipsec.md, "subject": tapped.subject}
+    """Somebody else is tasked in clear at the same place; the login that must come through the tunnel is not."""
+    keys = (
+        "--identity",
+        str(tapped.directory / "id"),
+        "--known-hosts",
+        str(tapped.directory / "known_hosts"),
+    )
 
-    def connects(name: str) -> bool:
+    def noop(inside: str, user: str) -> int:
+        line = [PYTHON, "-m", "flowtap", "dtcp", "--ssh", f"{TAP}:{SSH_PORT}", "--user", user, *keys, "noop"]
         done = subprocess.run(
-            ["ip", "netns", "exec", where[name], *words], capture_output=True, check=False, timeout=20
+            ["ip", "netns", "exec", inside, *line], capture_output=True, check=False, timeout=20, text=True
         )
-        return done.returncode == 0
+        return done.returncode
 
-    assert connects("md")
-    # Who comes another way than through the tunnel does not even get a connection.
-    assert not connects("subject")
-    with ipsec.operator_charon.session() as session:
-        session.unload_conn({"name": "ttp"})
-        for _ in session.terminate({"ike": "ttp", "timeout": "3000"}):
-            pass
-    tapped.until_tunnel("down", "connecting", "up")
-    del net
+    assert noop(tapped.ipsec.md, "md") == 0
+    assert noop(tapped.subject, "md") == 1
+    assert "login md from 192.0.2.77: not one of its addresses" in tapped.log
+
+
+def test_nobody_connects_in_clear_where_everybody_must_come_through_the_tunnel(
+    ipsec: Ipsec, tmp_path: Path
+) -> None:
+    ipsec.load_peer("modern")
+    tapped = Tapped(ipsec, tmp_path, "modern")
+    path = tmp_path / "flowtap.toml"
+    path.write_text(path.read_text().replace("[control_source.md2]", '[control_source.md2]\ntunnel = "ttp"'))
+    tapped.start()
+    tapped.until_tunnel("up")
+    connect = f"import socket; socket.create_connection(({TAP!r}, {SSH_PORT}), 2).recv(1)"
+
+    def connects(inside: str) -> bool:
+        words = ["ip", "netns", "exec", inside, PYTHON, "-c", connect]
+        return subprocess.run(words, capture_output=True, check=False, timeout=20).returncode == 0
+
+    assert connects(ipsec.md)
+    assert not connects(tapped.subject)
+    tapped.end()

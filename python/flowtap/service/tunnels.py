@@ -71,7 +71,14 @@ class Tunnels:
         if self.sections:
             guard = self._guard = Guard(GuardPlan.of(configuration.values))
             self._tunnels = [
-                StrongSwanTunnel(name, section, secrets[name], self.gates[name], guard, self._changed)
+                StrongSwanTunnel(
+                    name,
+                    section,
+                    secrets=secrets[name],
+                    gate=self.gates[name],
+                    guard=guard,
+                    on_change=self._changed,
+                )
                 for name, section in self.sections.items()
             ]
 
