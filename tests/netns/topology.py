@@ -418,6 +418,10 @@ class Seen:
         """Whether it is ESP, by itself or in UDP, or the IKE that goes with it, between the gateways."""
         if {self.source, self.destination} != {OPERATOR_GATEWAY, REMOTE_GATEWAY}:
             return False
+        if self.protocol == socket.IPPROTO_ICMP:
+            # A host that has lost its strongSwan says so of every packet, which it quotes.
+            quoted = parse(self.packet[(self.packet[0] & 0xF) * 4 + 8 :])
+            return quoted.protocol != socket.IPPROTO_ICMP and quoted.is_protected
         ports = {self.source_port, self.destination_port}
         return self.protocol == socket.IPPROTO_ESP or (
             self.protocol == socket.IPPROTO_UDP and bool(ports & {500, 4500})
@@ -486,20 +490,24 @@ def read_packets(file: Path) -> list[Seen]:
         at += 16 + length
         if len(frame) < length or frame[12:14] != b"\x08\x00":
             continue
-        packet = frame[14:]
-        (total,) = struct.unpack_from("!H", packet, 2)
-        packet = packet[:total]
-        (fragment,) = struct.unpack_from("!H", packet, 6)
-        header = (packet[0] & 0xF) * 4
-        ports: tuple[int | None, int | None] = (None, None)
-        datagram = (packet[4:6], packet[12:20])
-        if fragment & 0x1FFF:
-            ports = ports_of.get(datagram, ports)
-        elif packet[9] in {socket.IPPROTO_TCP, socket.IPPROTO_UDP}:
-            ports_of[datagram] = ports = struct.unpack_from("!HH", packet, header)
-        source, destination = (str(ip_address(packet[from_ : from_ + 4])) for from_ in (12, 16))
-        found.append(Seen(source, destination, packet[9], *ports, packet))
+        found.append(parse(frame[14:], ports_of))
     return found
+
+
+def parse(packet: bytes, ports_of: dict[tuple[bytes, bytes], tuple[int, int]] | None = None) -> Seen:
+    """An IPv4 packet, or the beginning of one; later fragments have the ports of their first."""
+    ports_of = {} if ports_of is None else ports_of
+    (total,) = struct.unpack_from("!H", packet, 2)
+    packet = packet[:total]
+    (fragment,) = struct.unpack_from("!H", packet, 6)
+    ports: tuple[int | None, int | None] = (None, None)
+    datagram = (packet[4:6], packet[12:20])
+    if fragment & 0x1FFF:
+        ports = ports_of.get(datagram, ports)
+    elif packet[9] in {socket.IPPROTO_TCP, socket.IPPROTO_UDP}:
+        ports_of[datagram] = ports = struct.unpack_from("!HH", packet, (packet[0] & 0xF) * 4)
+    source, destination = (str(ip_address(packet[at : at + 4])) for at in (12, 16))
+    return Seen(source, destination, packet[9], *ports, packet)
 
 
 @pytest.fixture

@@ -10,11 +10,15 @@ use hashbrown::HashSet;
 pub use self::proof::{Unproven, prove};
 pub use self::tunnels::OwnTunnel;
 use self::tunnels::Tunnels;
-use crate::decode::{Fragment, IpPacket};
+use crate::decode::{Fragment, IpPacket, decode_packet};
+use crate::frame::{Direction, Frame, LinkType};
 use crate::local::LocalAddresses;
 use crate::packet::{Address, PacketKey, Transport};
 use crate::table::FilterTable;
-use crate::wire::protocol;
+use crate::wire::{ipv6, protocol};
+
+/// Octets of an error message in front of what it quotes.
+const ICMP_OCTETS: usize = 8;
 
 /// A place at which this host listens, or that it sends to, for the tap's own purposes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,6 +47,35 @@ pub struct OwnSource {
     pub address: Option<Address>,
     /// The port.
     pub port: u16,
+}
+
+/// The packet that an error message is about, as far as it is quoted [RFC 792, RFC 4443 §3].
+fn quoted<'a>(packet: &IpPacket<'a>) -> Option<IpPacket<'a>> {
+    let Transport::Icmp { kind, .. } = packet.key.transport else {
+        return None;
+    };
+    let octets = packet.octets;
+    let (is_error, header_octets) = match packet.key.protocol {
+        Some(protocol::ICMP) => {
+            let words = usize::from(octets.first()? & 0x0f);
+            (matches!(kind, 3 | 4 | 5 | 11 | 12), words * 4)
+        }
+        // Behind extension headers nobody looks: routers send these messages without any.
+        Some(protocol::ICMPV6) if octets.get(6) == Some(&protocol::ICMPV6) => {
+            (kind < 128, ipv6::HEADER_OCTETS)
+        }
+        _ => return None,
+    };
+    let data = octets.get(header_octets.checked_add(ICMP_OCTETS)?..)?;
+    let frame = Frame {
+        data,
+        link_type: LinkType::Raw,
+        timestamp_ns: 0,
+        original_length_octets: u32::try_from(data.len()).ok()?,
+        interface: 0,
+        direction: Direction::Unknown,
+    };
+    is_error.then(|| decode_packet(&frame)).flatten()
 }
 
 /// What belongs to the tap: its control channels, the tunnels that it uses and, by the destinations of the present table,
@@ -128,8 +161,17 @@ impl OwnTraffic {
         !self.targets.is_empty() && local.is_some_and(|local| local.contains(source))
     }
 
-    /// Whether a packet belongs to the tap.
+    /// Whether a packet belongs to the tap, or says of one that does that it could not be delivered: whoever taps that copies
+    /// an answer to his copy, whose copy is answered again.
     pub fn contains(&self, packet: &IpPacket<'_>, local: Option<&LocalAddresses>) -> bool {
+        self.has(packet, local)
+            || quoted(packet).is_some_and(|quoted| {
+                // An error goes to who has sent what it quotes. Anything else that quotes is somebody's who hides.
+                quoted.key.source == packet.key.destination && self.has(&quoted, local)
+            })
+    }
+
+    fn has(&self, packet: &IpPacket<'_>, local: Option<&LocalAddresses>) -> bool {
         if !self.tunnels.is_empty() && self.tunnels.contain(packet, local) {
             return true;
         }

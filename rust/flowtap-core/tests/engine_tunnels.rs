@@ -188,6 +188,53 @@ fn what_carries_a_tunnel_is_own_and_nothing_beside_it() {
     }
 }
 
+/// An error message about a packet, from a router on the way or the host at the end.
+fn error(from: [u8; 4], to: [u8; 4], kind: u8, about: &[u8]) -> Vec<u8> {
+    let quoted = about.get(..28).unwrap_or(about);
+    ipv4(
+        from,
+        to,
+        1,
+        &[&[kind, 3, 0, 0, 0, 0, 0, 0], quoted].concat(),
+    )
+}
+
+#[test]
+fn an_error_about_a_packet_of_the_tunnel_is_own() {
+    let router = [198, 51, 100, 1];
+    let esp = ipv4(GATEWAY, PARTY, 50, &[0; 40]);
+    let nat = ipv4(GATEWAY, PARTY, 17, &udp(4500, 4500, &[0; 40]));
+    let inside = ipv4(SPEAKER, DEVICE, 17, &udp(9, 9, b"x"));
+    let v6 = ipv6(1, 2, 50, &[0; 40]);
+    let own = [
+        error(router, GATEWAY, 3, &esp),
+        error(PARTY, GATEWAY, 3, &nat),
+        error(router, GATEWAY, 11, &esp),
+        error(router, SPEAKER, 3, &inside),
+        // About what was sent to this host.
+        error(router, PARTY, 3, &ipv4(PARTY, GATEWAY, 50, &[0; 40])),
+        ipv6(7, 1, 58, &[&[1, 4, 0, 0, 0, 0, 0, 0][..], &v6].concat()),
+    ];
+    let others = [
+        // Who quotes it to somebody else hides something.
+        error(router, SUBJECT, 3, &esp),
+        error(SUBJECT, DEVICE, 3, &esp),
+        // No error: an echo that looks like one inside.
+        error(router, GATEWAY, 8, &esp),
+        error(router, GATEWAY, 3, &ipv4(GATEWAY, SUBJECT, 50, &[0; 40])),
+        ipv4(router, GATEWAY, 1, &[3, 3, 0, 0]),
+        ipv6(7, 1, 58, &[&[128, 0, 0, 0, 0, 0, 0, 0][..], &v6].concat()),
+    ];
+    for mut engine in engines() {
+        for packet in &own {
+            assert_eq!(verdict(&mut engine, packet), Verdict::Own, "{packet:?}");
+        }
+        for packet in &others {
+            assert_eq!(verdict(&mut engine, packet), Verdict::Matched, "{packet:?}");
+        }
+    }
+}
+
 #[test]
 fn what_is_inside_is_own_where_this_host_is_one_of_the_ends() {
     let datagram = udp(9, 9, b"x");

@@ -26,6 +26,8 @@ const PEER_PORT: u16 = 40_000;
 /// Where the data of the later fragment would be.
 const LATER_OCTETS: u16 = 1_480;
 const MORE_FRAGMENTS: u16 = 0x2000;
+/// What a packet carries behind its header.
+const PAYLOAD_OCTETS: usize = 24;
 
 /// Own traffic that would be tapped.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -105,11 +107,47 @@ impl Trials {
     fn add(&mut self, kind: &str, from: Address, to: Address, what: Carried, is_own: bool) {
         for part in Part::ALL {
             if let Some(packet) = packet(from, to, what, part) {
+                if is_own && part == Part::Whole {
+                    self.error(kind, to, from, &packet);
+                }
                 let kind = format!("{kind} ({part})");
                 self.0.push(Trial {
                     kind,
                     packet,
                     is_own,
+                });
+            }
+        }
+    }
+
+    /// What somebody on the way, and the other end, say of a packet that they could not deliver.
+    fn error(&mut self, kind: &str, end: Address, sender: Address, undelivered: &[u8]) {
+        for from in [nobody(sender, 3), end] {
+            let (what, destination_unreachable) = match sender {
+                Address::V4(_) => (carried(protocol::ICMP, 0, 0), 3),
+                Address::V6(_) => (carried(protocol::ICMPV6, 0, 0), 1),
+            };
+            if let Some(mut packet) = packet(from, sender, what, Part::Whole) {
+                let header_octets = packet.len().saturating_sub(PAYLOAD_OCTETS);
+                packet.truncate(header_octets);
+                packet.extend([destination_unreachable, 3, 0, 0, 0, 0, 0, 0]);
+                packet.extend_from_slice(undelivered);
+                let at = if matches!(sender, Address::V4(_)) {
+                    2
+                } else {
+                    4
+                };
+                let counted = if at == 2 {
+                    packet.len()
+                } else {
+                    packet.len() - header_octets
+                };
+                let length = u16::try_from(counted).unwrap_or(u16::MAX).to_be_bytes();
+                packet.splice(at..at + 2, length);
+                self.0.push(Trial {
+                    kind: format!("an error about {kind}"),
+                    packet,
+                    is_own: true,
                 });
             }
         }
@@ -134,7 +172,7 @@ const fn nobody(like: Address, number: u8) -> Address {
 
 /// An IP packet without checksums, which nobody asks for here.
 fn packet(from: Address, to: Address, what: Carried, part: Part) -> Option<Vec<u8>> {
-    let mut payload = vec![0; 24];
+    let mut payload = vec![0; PAYLOAD_OCTETS];
     if part != Part::Later {
         let ports = [what.ports.0.to_be_bytes(), what.ports.1.to_be_bytes()].concat();
         payload.splice(..4, ports);
