@@ -43,6 +43,18 @@ for frame in job["frames"]:
     s.send(bytes.fromhex(frame))
 """
 
+AS_NOBODY = """
+import importlib, os, sys
+from flowtap.cli.main import COMMANDS, run
+# Before he may read little: this interpreter may lie where he cannot go.
+importlib.import_module(f"flowtap.cli.{COMMANDS[sys.argv[1]][0]}")
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+sys.exit(run(sys.argv[1:]))
+"""
+"""Runs a command of flowtap as somebody without rights."""
+
 
 class Net:
     """Namespaces and the veth pairs between them; gone with the last line of the test."""

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from local_socket import CHILD, IKE, TUNNEL, answering
-from net import Net, until
+from net import AS_NOBODY, Net, until
 
 from flowtap.config import load
 from flowtap.service.logins import hash_password
@@ -377,17 +377,7 @@ def test_somebody_without_rights(host: Host) -> None:
     settings = str(host.directory / "strongswan.conf")
     done = subprocess.run(
         [
-            *(
-                "ip",
-                "netns",
-                "exec",
-                host.inside,
-                "setpriv",
-                "--reuid=65534",
-                "--regid=65534",
-                "--clear-groups",
-            ),
-            *(sys.executable, "-m", "flowtap", "doctor", "--json"),
+            *("ip", "netns", "exec", host.inside, sys.executable, "-c", AS_NOBODY, "doctor", "--json"),
             *("--config", str(host.directory / "flowtap.toml"), "--strongswan-conf", settings),
         ],
         capture_output=True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from typing import Any
 
 import pytest
 from local_socket import TUNNEL, answering
-from net import Net
+from net import AS_NOBODY, Net
 
 pytestmark = [
     pytest.mark.netns,
@@ -32,17 +33,34 @@ class Scene:
     def __init__(self, net: Net, operator: str, socket: Path, views: dict[str, Any]) -> None:
         self.net, self.operator, self.socket, self.views = net, operator, socket, views
 
-    def ping(self, *words: str, uid: int | None = None) -> subprocess.CompletedProcess[str]:
+    def ping(
+        self, *words: str, as_nobody: bool = False, places: str | None = None
+    ) -> subprocess.CompletedProcess[str]:
         """Pings from the operator's namespace, three times unless words say otherwise."""
-        as_user = [] if uid is None else ["setpriv", f"--reuid={uid}", f"--regid={uid}", "--clear-groups"]
+        program = ["-c", AS_NOBODY] if as_nobody else ["-m", "flowtap"]
         words = ("--socket", str(self.socket), "--count", "3", "--interval-s", "0.1", *words)
         return subprocess.run(
-            ["ip", "netns", "exec", self.operator, *as_user, sys.executable, "-m", "flowtap", "ping", *words],
+            [
+                shutil.which("ip") or "",
+                "netns",
+                "exec",
+                self.operator,
+                sys.executable,
+                *program,
+                "ping",
+                *words,
+            ],
             capture_output=True,
             text=True,
             check=False,
             timeout=40,
+            env=None if places is None else {**os.environ, "PATH": places},
         )
+
+    def let_everybody_in(self) -> None:
+        """The test's own directories are private."""
+        for directory in self.socket.parents[:3]:
+            directory.chmod(0o755)
 
     def group_range(self, text: str) -> None:
         self.net.run(self.operator, "sysctl", "-qw", f"net.ipv4.ping_group_range={text}")
@@ -97,15 +115,21 @@ def test_both_families(scene: Scene, group_range: str) -> None:
     assert 0 < value["minimum_ms"] <= value["average_ms"] <= value["maximum_ms"] < 1_000
 
 
-def test_who_has_no_right_to_a_socket_lets_the_system_ping(scene: Scene, tmp_path: Path) -> None:
+def test_who_has_no_right_to_a_socket_lets_the_system_ping(scene: Scene) -> None:
+    scene.let_everybody_in()
     scene.group_range("1 0")
-    for directory in (tmp_path, *tmp_path.parents[:2]):
-        directory.chmod(0o755)
-    scene.socket.chmod(0o666)
     for to in (REMOTE, REMOTE6):
-        done = scene.ping(to, uid=65_534)
+        done = scene.ping(to, as_nobody=True)
         assert done.returncode == 0, (done.stdout, done.stderr)
         assert "3 packets received" in done.stdout
+
+
+def test_neither_socket_nor_ping(scene: Scene) -> None:
+    scene.let_everybody_in()
+    scene.group_range("1 0")
+    done = scene.ping(REMOTE, as_nobody=True, places="/nowhere")
+    assert done.returncode == 4
+    assert "the right CAP_NET_RAW" in done.stderr
 
 
 @pytest.mark.parametrize("state", ["down", "connecting", "blocked"])
@@ -139,6 +163,7 @@ def test_the_tap_is_asked_before_each_echo(scene: Scene) -> None:
     assert process.returncode == 0
     assert "tunnel ttp is down: its peer is dead" in err
     assert "icmp_seq=150" not in out
+    assert "packets transmitted" in out
 
 
 def test_no_reply(scene: Scene) -> None:
@@ -177,4 +202,6 @@ def test_words_that_are_wrong(scene: Scene) -> None:
         assert said in done.stderr
     scene.state(local_networks=["100.100.100.111/32"])
     assert "no address of this host lies in 100.100.100.111/32" in scene.ping(REMOTE).stderr
-    assert "Cannot assign" in scene.ping(REMOTE, "--source", "100.100.100.111").stderr
+    done = scene.ping(REMOTE, "--source", "100.100.100.111")
+    assert done.returncode == 1
+    assert "the source address 100.100.100.111: Cannot assign" in done.stderr

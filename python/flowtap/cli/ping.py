@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
-from flowtap.cli.console import Exit, fail, interrupts, print_json, say
+from flowtap.cli.console import CommandError, Exit, fail, interrupts, print_json, say
 from flowtap.cli.local import ask, configuration_option, socket_of, socket_option
 from flowtap.diagnosis.addresses import first_inside, host_addresses
 from flowtap.diagnosis.echo import DATA_OCTETS, EchoError, Reply, open_echo
@@ -45,7 +45,12 @@ class _Asking:
     name: str
 
     def refusal(self) -> str | None:
-        for each in _tunnels(self.local):
+        """Why nothing more is sent."""
+        try:
+            tunnels = _tunnels(self.local)
+        except CommandError as error:
+            return str(error)
+        for each in tunnels:
             if each["name"] == self.name:
                 return _refusal(each)
         return f"tunnel {self.name}: the tap has it no more"
@@ -90,7 +95,7 @@ def ping(
     try:
         echo = open_echo(origin, destination)
     except EchoError as error:
-        fail(f"{destination}: {error}", Exit.RIGHT_MISSING)
+        fail(f"{destination}: {error}")
     account = _Account()
     try:
         asking = _Asking(local, tunnel["name"])

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final, Protocol
 
+from flowtap.errors import PermissionMissingError
+
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
@@ -72,16 +74,18 @@ def open_echo(source: Address, destination: Address) -> Echo:
     """The first way that is there and permitted.
 
     Raises:
-        EchoError: There is none.
+        EchoError: The source address is not this host's.
+        PermissionMissingError: There is none.
     """
     for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW):
         with suppress(PermissionError):
             return SocketEcho(source, destination, kind)
     program = shutil.which("ping")
     if program is None:
-        raise EchoError(
+        raise PermissionMissingError(
             "no socket for echoes may be opened, and there is no ping: the right CAP_NET_RAW, or a group in"
-            " net.ipv4.ping_group_range, is needed"
+            " net.ipv4.ping_group_range, is needed",
+            right="CAP_NET_RAW",
         )
     return ProgramEcho(program, source, destination)
 
