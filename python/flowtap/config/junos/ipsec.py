@@ -205,6 +205,7 @@ class Tunnels:
                     self._ledger.fault(each, f"there is no ipsec-vpn rule {each.word!r}")
                 else:
                     yield each, rule
+            self._ledger.ignored(reference, "the terms of its rules have become tunnels, one each")
 
     def _inside(self, node: Node) -> str | None:
         """The interface that leads into the service set; both are checked as the vendor does."""

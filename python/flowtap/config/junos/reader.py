@@ -70,7 +70,7 @@ class Reader:
         found = []
         for at, each in enumerate(values, start=1):
             if at > most:
-                self.ledger.fault(each, f"{what}: at most {most} are right")
+                self.ledger.fault(each, f"{what}: at most {most:,} are right")
                 break
             if each.children:
                 self.ledger.fault(next(each.leaves()), f"{what}: nothing stands behind {each.word!r}")

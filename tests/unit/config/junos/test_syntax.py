@@ -197,9 +197,7 @@ def test_hostile(text: str, words: str) -> None:
     assert time.process_time() - before < 20
 
 
-@pytest.mark.parametrize(
-    "text", ["a b;" * 30, "set a\n" + "delete b\n" * 30, "a b;" + "a b c;" * 30]
-)
+@pytest.mark.parametrize("text", ["a b;" * 30, "set a\n" + "delete b\n" * 30, "a b;" + "a b c;" * 30])
 def test_what_repeats_counts_as_well(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(syntax, "STATEMENTS_MAX", 20)
     with pytest.raises(JunosError, match="more than 20 statements"):
