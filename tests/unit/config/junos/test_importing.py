@@ -43,7 +43,30 @@ secrets = st.sampled_from(
     [SECRET, f"$9${SECRET}", f"$8${SECRET}", f"$6${SECRET}$x", f"{SECRET} x", "$9$LbHX-wg4Z"]
 )
 keywords = st.sampled_from(
-    ["main", "aggressive", "esp", "ah", "hmac-sha1-96", "sha1", "3des-cbc", "aes-256-gcm", "group2", "1", "2", "input", "flow-tap-operation", "flow-tap", "all", "inet", "inet6", "from", "inactive:", "groups", "apply-groups", "description"]
+    [
+        "main",
+        "aggressive",
+        "esp",
+        "ah",
+        "hmac-sha1-96",
+        "sha1",
+        "3des-cbc",
+        "aes-256-gcm",
+        "group2",
+        "1",
+        "2",
+        "input",
+        "flow-tap-operation",
+        "flow-tap",
+        "all",
+        "inet",
+        "inet6",
+        "from",
+        "inactive:",
+        "groups",
+        "apply-groups",
+        "description",
+    ]
 )
 VPN = "services ipsec-vpn"
 DFC = "services dynamic-flow-capture"
@@ -209,7 +232,7 @@ def test_both_forms_become_the_same(text: str) -> None:
     root = parse(text).root
     if not root.children:
         return
-    results = []
+    results: list[object] = []
     for form in (curly(root), set_lines(root)):
         try:
             imported = import_text(form, {"ge-0/0/0": "eth0"})

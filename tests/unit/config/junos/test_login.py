@@ -131,6 +131,7 @@ def test_names_of_files_stay_in_the_folder() -> None:
         ("set system login user md class c\nset system login user md uid ٣٠٠", 3, "from 100 to 64,000"),
         ("set system login user md class c\nset system login user md uid", 3, "uid has no value"),
         ("set system login user md class c uid 200", 2, "a statement of their own"),
+        ("set system login user md uid 200 class c", 2, "class stands behind the value"),
         (
             (
                 "set system login user a class c\nset system login user a uid 200\n"
