@@ -172,8 +172,8 @@ class _User:
             return None
         text = " ".join(key.word.split())
         patterns = self._reader.children(self._reader.child(key, "from"))
-        if [each for each in self._reader.children(key) if each.word != "from"]:
-            self._ledger.fault(key, "behind a public key only from and a list of hosts are right")
+        if others := [each for each in self._reader.children(key) if each.word != "from"]:
+            self._ledger.unmapped(key, f"{others[0].word} bounds the key in a way that is not known here")
             return None
         if not patterns:
             return text
@@ -187,7 +187,8 @@ class _User:
         self, section: tuple[str, ...], name: str, authentication: Node | None, *, has_keys: bool
     ) -> None:
         """No password can be taken over: nothing makes an Argon2 hash out of what JUNOS keeps."""
-        given = self._reader.one(authentication, "encrypted-password")
+        in_clear = self._reader.one(authentication, "plain-text-password-value")
+        given = self._reader.one(authentication, "encrypted-password") or in_clear
         if given is None and has_keys:
             return
         file = self._draft.file(name, ".hash", f"{LOCKED}\n".encode())

@@ -56,7 +56,7 @@ def test_a_whole_group(tmp_path: Path) -> None:
             + GROUP
             + "interfaces dfc-0/0/0\n"
             + GROUP
-            + "input-packet-rate-threshold 300000\n"
+            + "input-packet-rate-threshold 300k\n"
             + GROUP
             + "pic-memory-threshold percentage 80\n"
             "set services dynamic-flow-capture g-duplicates-dropped-periodicity 30\n"
@@ -136,6 +136,7 @@ def test_a_whole_group(tmp_path: Path) -> None:
         ("max-duplicates 65", "from 1 to 64"),
         ("duplicates-dropped-periodicity 256", "from 1 to 255"),
         ("pic-memory-threshold percentage 9", "from 10 to 100"),
+        ("input-packet-rate-threshold 2m", "at most 1,024,000"),
         ("interfaces [ dfc-0/0/0 dfc-1/0/0 ]", "at most 1"),
     ],
 )

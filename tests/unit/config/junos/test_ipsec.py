@@ -237,6 +237,7 @@ def test_dead_peers() -> None:
             "would have to carry itself",
         ),
         ((f"{IKE}local-id distinguished-name x",), "is not known"),
+        ((f"{IKE}remote-id fqdn [ a.example b.example ]",), "several identities"),
     ],
 )
 def test_a_tunnel_that_cannot_be_leaves_nothing_in_clear(changes: tuple[str, ...], words: str) -> None:
@@ -288,7 +289,7 @@ def test_a_tunnel_that_cannot_be_leaves_nothing_in_clear(changes: tuple[str, ...
         ((f"{IKE}pre-shared-key => {IKE}pre-shared-key hexadecimal abc",), "is not hexadecimal"),
         ((f"{IKE}pre-shared-key => {IKE}pre-shared-key ascii-text $9$abc",), "is no $9$ text"),
         ((f'{IKE}pre-shared-key => {IKE}pre-shared-key ascii-text ""',), "is empty"),
-        ((f"{IKE}local-id fqdn",), "one kind and one value are right"),
+        ((f"{IKE}local-id fqdn",), "a value is missing"),
         ((f"{IKE}remote-id ipv4_addr 1.2.3",), "is no address"),
         ((f"{VPN}ike proposal proposal-1 dh-group group3",), "one of group1, group2"),
         ((f"{VPN}ike proposal proposal-1 dh-group => ",), "names no dh-group"),
@@ -339,6 +340,18 @@ def test_networks_of_which_no_address_stands_out() -> None:
     imported = changed(f"{TERM}from source-address => {TERM}from source-address 100.100.100.0/24")
     tunnel(imported)
     assert imported.draft.value(("dtcp", "ssh"), "listen") == ["0.0.0.0:32001"]
+
+
+def test_what_stands_beside_the_gateway() -> None:
+    imported = changed(
+        f"{SET}ipsec-vpn-options local-gateway routing-instance r", f"{VPN}establish-tunnels responder-only"
+    )
+    assert tunnel(imported)["local_gateway"] == "100.100.100.100"
+    assert ended(imported, "routing-instance r") == ended(imported, "responder-only") == "unmapped"
+    imported = changed(
+        f"{SET}ipsec-vpn-options local-gateway => {SET}ipsec-vpn-options local-gateway 100.100.100.100 interface x.0"
+    )
+    assert tunnel(imported)["local_gateway"] == "100.100.100.100"
 
 
 def test_routes() -> None:

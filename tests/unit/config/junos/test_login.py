@@ -73,6 +73,7 @@ def test_who_only_looks_is_no_control_source() -> None:
     [
         ('encrypted-password "password_for_md"', "no hash of crypt(3)"),
         (f'encrypted-password "{HASH}"', "cannot be turned into one of Argon2"),
+        ("plain-text-password-value secret", "no hash of crypt(3)"),
     ],
 )
 def test_a_password_locks(authentication: str, words: str) -> None:
@@ -85,7 +86,7 @@ def test_a_password_locks(authentication: str, words: str) -> None:
     assert imported.draft.files["md.hash"].is_secret
     assert any(words in each and "flowtap config set-password md" in each for each in imported.draft.needed)
     shown = outcomes(imported)
-    assert shown["system login user md authentication encrypted-password ..."] == (
+    assert shown[f"system login user md authentication {authentication.split(maxsplit=1)[0]} ..."] == (
         "mapped",
         "login.user.md.password_hash_file",
     )
@@ -96,6 +97,7 @@ def test_public_keys_go_into_a_file() -> None:
         CLASS + "set system login user md class c\n"
         f'set system login user md authentication ssh-ed25519 "{KEY} md@host"\n'
         f'set system login user md authentication ssh-ed25519 "{KEY}" from "192.0.2.*"\n'
+        f'set system login user md authentication ssh-rsa "{KEY}" key-options no-pty\n'
         'set system login user md authentication ssh-dsa "ssh-dss AAAA"',
         {},
     )
@@ -106,6 +108,7 @@ def test_public_keys_go_into_a_file() -> None:
     keys = asyncssh.import_authorized_keys(file.content.decode())
     assert keys.validate(asyncssh.import_public_key(KEY), "", "192.0.2.7", None) is not None
     assert outcomes(imported)["system login user md authentication ssh-dsa ..."][0] == "unmapped"
+    assert outcomes(imported)["system login user md authentication ssh-rsa ..."][0] == "unmapped"
     assert not any("locked" in each for each in imported.draft.needed)
 
 
