@@ -107,7 +107,9 @@ class Capture:
         reader, ledger = self._reader, self._ledger
         for each in reader.single(reader.children(reader.child(group, "interfaces")), "interfaces", 1):
             ledger.ignored(each, "a service interface has no counterpart; --interface says what is tapped")
-        if (rate := reader.number(group, "input-packet-rate-threshold", 1, _RATE_MAX)) is not None:
+        if (rate := reader.rate(group, "input-packet-rate-threshold", "packets")) is not None:
+            if rate[1] > _RATE_MAX:
+                ledger.fault(rate[0], f"input-packet-rate-threshold: at most {_RATE_MAX:,} are right")
             ledger.ignored(rate[0], _NO_CARD)
         memory = reader.child(group, "pic-memory-threshold")
         if (share := reader.number(memory, "percentage", 10, 100)) is not None:

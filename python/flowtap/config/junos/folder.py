@@ -24,6 +24,7 @@ __all__ = ["FolderError", "check", "report_object", "report_of_error", "report_t
 
 _CONFIGURATION: Final = "flowtap.toml"
 _REPORT: Final = "import-report.txt"
+NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
 class FolderError(ConfigurationError):
@@ -104,12 +105,15 @@ def _fill(place: Path, imported: Import, source: str) -> None:
 
 
 def _file(path: Path, content: bytes, *, is_secret: bool) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
+    with os.fdopen(_open_new(path), "wb") as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
     path.chmod(0o600 if is_secret else 0o644)
+
+
+def _open_new(path: Path) -> int:
+    return os.open(path, NEW_FILE, 0o600)
 
 
 def report_text(imported: Import, source: str) -> str:

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 __all__ = ["HOST_KEY_FILE", "Import", "import_text"]
 
+_OWN: Final = frozenset({"element", "dtcp"})
+"""Sections that are there whatever the router was told."""
 _SSH_PORT: Final = 32_001
 HOST_KEY_FILE: Final = "host_key"
 _ELSEWHERE: Final = {
@@ -75,7 +77,8 @@ def import_text(text: str, interfaces: Mapping[str, str]) -> Import:
     tree = parse(text)
     work = _Work(tree.root, interfaces)
     work.map()
-    if not work.ledger.has_mapped and not work.ledger.faults:
+    is_about_us = work.ledger.has_mapped or any(names[0] not in _OWN for names in work.draft.sections)
+    if not is_about_us and not work.ledger.faults:
         raise JunosError(
             "nothing in it is about flow-tap, capture or IPsec", tree.root.line, tree.root.column
         )

@@ -28,6 +28,8 @@ _TUNNELS_MAX: Final = 1_000
 _NETWORKS_MAX: Final = 2_000
 """Of all tunnels together: each is compared with every other one, because none may lead to two places."""
 _FAULTS_MAX: Final = 100
+_BESIDE_GATEWAY: Final = frozenset({"routing-instance", "interface", "gw-interface"})
+_AS_ROUTED: Final = "IKE leaves as the host routes it"
 _ALWAYS: Final = "is always so"
 _IN_VPN: Final = {
     "traceoptions": "the log says what happens",
@@ -132,6 +134,9 @@ class Tunnels:
             self._service_set(node)
         if self._vpn is None:
             return
+        establish = reader.one(self._vpn, "establish-tunnels")
+        if establish is not None and establish.word == "responder-only":
+            ledger.unmapped(establish, "a tunnel is brought up from here as well")
         for word, reason in _IN_VPN.items():
             found = reader.child(self._vpn, word)
             if found is not None:
@@ -205,6 +210,7 @@ class Tunnels:
                     self._ledger.fault(each, f"there is no ipsec-vpn rule {each.word!r}")
                 else:
                     yield each, rule
+            self._ledger.ignored(reference, "the terms of its rules have become tunnels, one each")
 
     def _inside(self, node: Node) -> str | None:
         """The interface that leads into the service set; both are checked as the vendor does."""
@@ -233,12 +239,16 @@ class Tunnels:
     def _gateway(self, node: Node, options: Node | None) -> Node | None:
         reader = self._reader
         stated = reader.child(options, "local-gateway")
-        gateways = reader.children(stated)
+        given = reader.children(stated)
+        gateways = [each for each in given if each.word not in _BESIDE_GATEWAY]
+        for each in given:
+            if each not in gateways:
+                self._ledger.unmapped(each, _AS_ROUTED)
         if not gateways:
             self._ledger.fault(stated or node, "ipsec-vpn-options local-gateway with an address is needed")
             return None
         for each in reader.children(gateways[0]):
-            self._ledger.unmapped(each, "IKE leaves as the host routes it")
+            self._ledger.unmapped(each, _AS_ROUTED)
         return gateways[0] if reader.address(gateways[0]) is not None else None
 
     # -- one term ------------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ _PERMISSIONS: Final = ("flow-tap", "flow-tap-control", TASK)
 _PREDEFINED: Final = frozenset({"super-user", "superuser", "operator", "read-only", "unauthorized"})
 _KEYS: Final = ("ssh-rsa", "ssh-ecdsa", "ssh-ed25519")
 _UID_LOW, _UID_HIGH = 100, 64_000
+_USER_DEPTH: Final = len(("system", "login", "user", "NAME"))
 _USERS_MAX: Final = 1_000
 _LIMIT_HIGH: Final = 250
 _NOT_ALL: Final = (
@@ -103,6 +104,13 @@ class _User:
     def is_imported(self, classes: Node | None) -> bool:
         """Whether the user has anything to do with flow-tap."""
         if self._class is None:
+            for leaf in self._node.leaves():
+                if "class" in leaf.path[_USER_DEPTH:-1]:
+                    # A semicolon is missing, and a user would be lost by it.
+                    reason = (
+                        "class stands behind the value of something else; a statement of its own is right"
+                    )
+                    self._ledger.fault(leaf, reason)
             self._ledger.ignored(self._node, "the user has no class, and so no flow-tap permission")
         elif self.permissions:
             return True
@@ -164,8 +172,8 @@ class _User:
             return None
         text = " ".join(key.word.split())
         patterns = self._reader.children(self._reader.child(key, "from"))
-        if [each for each in self._reader.children(key) if each.word != "from"]:
-            self._ledger.fault(key, "behind a public key only from and a list of hosts are right")
+        if others := [each for each in self._reader.children(key) if each.word != "from"]:
+            self._ledger.unmapped(key, f"{others[0].word} bounds the key in a way that is not known here")
             return None
         if not patterns:
             return text
@@ -179,7 +187,8 @@ class _User:
         self, section: tuple[str, ...], name: str, authentication: Node | None, *, has_keys: bool
     ) -> None:
         """No password can be taken over: nothing makes an Argon2 hash out of what JUNOS keeps."""
-        given = self._reader.one(authentication, "encrypted-password")
+        in_clear = self._reader.one(authentication, "plain-text-password-value")
+        given = self._reader.one(authentication, "encrypted-password") or in_clear
         if given is None and has_keys:
             return
         file = self._draft.file(name, ".hash", f"{LOCKED}\n".encode())

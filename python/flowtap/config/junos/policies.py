@@ -180,9 +180,12 @@ class IkePolicy(_Policy):
         if kinds[0].word == "any-remote-id":
             parts.put(key, "%any", kinds[0])
             return
-        if len(kinds) > 1 or len(values := self._reader.children(kinds[0])) != 1 or values[0].children:
-            reason = f"{word}: one kind and one value are right, such as fqdn md.example"
-            self._ledger.fault(kinds[0], reason)
+        values = self._reader.children(kinds[0])
+        if not values:
+            self._ledger.fault(kinds[0], f"{word}: a value is missing, such as fqdn md.example")
+            return
+        if len(kinds) > 1 or len(values) > 1 or values[0].children:
+            parts.obstacles.append((kinds[0], f"{word}: names several identities; one is right"))
             return
         kind, value = kinds[0].word, values[0]
         if kind in _ADDRESS_IDS:

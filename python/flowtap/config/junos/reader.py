@@ -70,7 +70,7 @@ class Reader:
         found = []
         for at, each in enumerate(values, start=1):
             if at > most:
-                self.ledger.fault(each, f"{what}: at most {most} are right")
+                self.ledger.fault(each, f"{what}: at most {most:,} are right")
                 break
             if each.children:
                 self.ledger.fault(next(each.leaves()), f"{what}: nothing stands behind {each.word!r}")
@@ -89,15 +89,15 @@ class Reader:
             return None
         return value, number
 
-    def rate(self, node: Node | None, word: str) -> tuple[Node, int] | None:
-        """Bits a second, with k, m or g behind the number."""
+    def rate(self, node: Node | None, word: str, what: str = "bits") -> tuple[Node, int] | None:
+        """Bits a second or packets a second, with k, m or g behind the number."""
         value = self.one(node, word)
         if value is None:
             return None
         match = _RATE.fullmatch(value.word)
         number = int(match[1]) * _SUFFIXES.get(match[2], 1) if match is not None else 0
         if not 0 < number < 2**63:
-            self.ledger.fault(value, f"{word}: bits a second are right, such as 800000, 800k or 2m")
+            self.ledger.fault(value, f"{word}: {what} a second are right, such as 800000, 800k or 2m")
             return None
         return value, number
 

@@ -20,7 +20,7 @@ __all__ = ["DEPTH_MAX", "STATEMENTS_MAX", "Dropped", "Node", "Tree", "parse"]
 
 DEPTH_MAX: Final = 64
 """Words from the root to the end of a statement; those of real configurations have about 20."""
-STATEMENTS_MAX: Final = 250_000
+STATEMENTS_MAX: Final = 500_000
 """Statements and words together; each is a node in memory and a line of the report."""
 
 _ONE_FORM: Final = "a file is either in curly braces or in set lines"

@@ -182,7 +182,7 @@ MEBI = 1 << 20
         ("a b c d e f g h " * 200 + ";", "a statement without an end"),
         ("set " + "a " * MEBI, "words in a line"),
         ("set " + " ".join(map(str, range(DEPTH_MAX + 1))), "words deep"),
-        ("".join(f"a {at};" for at in range(STATEMENTS_MAX)), "more than 250,000 statements"),
+        ("a [ " + " ".join(map(str, range(STATEMENTS_MAX + 1))) + " ];", "more than 500,000 statements"),
         ("a" * (WORD_CHARACTERS_MAX + 1) + ";", "at most 65,536"),
         ('a "' + "b" * MEBI + '";', "at most 65,536"),
         ('"' + "\\" * (2 * MEBI + 1) + '"', "a string without an end"),
@@ -197,7 +197,15 @@ def test_hostile(text: str, words: str) -> None:
     assert time.process_time() - before < 20
 
 
-@pytest.mark.parametrize("text", ["a b;" * 30, "set a\n" + "delete b\n" * 30, "a b;" + "a b c;" * 30])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "a b;" * 30,
+        "set a\n" + "delete b\n" * 30,
+        "a b;" + "a b c;" * 30,
+        "".join(f"a {at};" for at in range(30)),
+    ],
+)
 def test_what_repeats_counts_as_well(text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(syntax, "STATEMENTS_MAX", 20)
     with pytest.raises(JunosError, match="more than 20 statements"):
