@@ -538,11 +538,14 @@ impl Tap {
             .or_else(|| self.last_error.clone())
     }
 
-    /// What has happened to the interfaces since this was asked for last, in words.
+    /// What has happened to the interfaces and to spools on disk since this was asked for last, in words.
     pub fn events(&self) -> Vec<String> {
-        self.live
-            .as_ref()
-            .map_or_else(Vec::new, |(_, life)| life.events())
+        let live = self.live.as_ref();
+        let mut events = live.map_or_else(Vec::new, |(_, life)| life.events());
+        if let Some(spools) = &self.spools {
+            events.extend(spools.notices());
+        }
+        events
     }
 
     /// Ends the workers and returns the last account.

@@ -1,11 +1,14 @@
 //! Gates of tunnels.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowtap_io::export::{Gate as IoGate, Spools};
+use flowtap_io::export::{Gate as IoGate, KEY_OCTETS, SpoolError, Spools};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
+
+use crate::errors;
 
 /// Whether copies may leave through a tunnel; shut at first.
 #[pyclass(frozen, module = "flowtap")]
@@ -54,23 +57,31 @@ impl Gate {
 
 /// The spools behind gates; None without gates, and then nothing leaves for destinations behind tunnels.
 pub(crate) fn spools(
+    py: Python<'_>,
     gates: Vec<Py<Gate>>,
-    directory: Option<String>,
-    key: Option<Vec<u8>>,
+    directory: Option<&str>,
+    key: Option<&[u8]>,
 ) -> PyResult<Option<Arc<Spools>>> {
-    if (directory, key) != (None, None) {
+    let key = key.map(<&[u8; KEY_OCTETS]>::try_from).transpose();
+    let key = key.map_err(|_error| {
+        PyValueError::new_err(format!("spool_key: {KEY_OCTETS} octets are right"))
+    })?;
+    if key.is_some() && directory.is_none() {
         return Err(PyValueError::new_err(
-            "spool_directory: spools on disk are not there yet",
+            "spool_key: there is no spool_directory that it could be for",
         ));
     }
-    if gates.is_empty() {
+    if gates.is_empty() && directory.is_none() {
         return Ok(None);
     }
     let gates = gates
         .into_iter()
         .map(|gate| Arc::clone(&gate.get().0))
         .collect();
-    Spools::new(gates)
+    py.detach(|| Spools::new(gates, directory.map(Path::new), key))
         .map(|spools| Some(Arc::new(spools)))
-        .map_err(|error| PyValueError::new_err(error.to_string()))
+        .map_err(|error| match error {
+            SpoolError::TwoGates { .. } => PyValueError::new_err(error.to_string()),
+            _ => errors::data_plane(&error.to_string()),
+        })
 }

@@ -278,8 +278,8 @@ impl Tap {
         interface: Option<String>,
         inner: Vec<String>,
         gates: Vec<Py<Gate>>,
-        spool_directory: Option<String>,
-        spool_key: Option<Vec<u8>>,
+        spool_directory: Option<&str>,
+        spool_key: Option<&[u8]>,
     ) -> PyResult<Self> {
         // The engine's time goes on from Python's monotonic clock, so that both can be compared.
         let monotonic_ns = py.import("time")?.call_method0("monotonic_ns")?.extract()?;
@@ -293,7 +293,7 @@ impl Tap {
             wait_for_criteria,
             export,
             broker: broker.map(self::broker).transpose()?,
-            spools: spools(gates, spool_directory, spool_key)?,
+            spools: spools(py, gates, spool_directory, spool_key)?,
             monotonic_ns,
         };
         Ok(Self::new(State::Ready {
@@ -335,8 +335,8 @@ impl Tap {
         frames_max: Option<u64>,
         broker: Option<&Bound<'_, PyAny>>,
         gates: Vec<Py<Gate>>,
-        spool_directory: Option<String>,
-        spool_key: Option<Vec<u8>>,
+        spool_directory: Option<&str>,
+        spool_key: Option<&[u8]>,
     ) -> PyResult<Self> {
         let monotonic_ns = py.import("time")?.call_method0("monotonic_ns")?.extract()?;
         let interfaces = interfaces.into_names()?;
@@ -346,7 +346,7 @@ impl Tap {
             )));
         }
         let broker = broker.map(self::broker).transpose()?;
-        let spools = spools(gates, spool_directory, spool_key)?;
+        let spools = spools(py, gates, spool_directory, spool_key)?;
         let options = LiveOptions {
             interfaces,
             workers,
@@ -457,7 +457,7 @@ impl Tap {
         })
     }
 
-    /// What has happened to the interfaces since this was asked for last, in words.
+    /// What has happened to the interfaces and to spools on disk since this was asked for last, in words.
     fn events(&self, py: Python<'_>) -> PyResult<Vec<String>> {
         self.with_state(py, |state| {
             Ok(match state {

@@ -11,7 +11,18 @@ from typing import Any
 
 import pytest
 
-from flowtap import ContentDestination, Criteria, Engine, FilterTable, Gate, LinkType, Replay, Stats, Tap
+from flowtap import (
+    ContentDestination,
+    Criteria,
+    DataPlaneError,
+    Engine,
+    FilterTable,
+    Gate,
+    LinkType,
+    Replay,
+    Stats,
+    Tap,
+)
 
 PACKETS = 400
 HEADERS_OCTETS = 28
@@ -264,3 +275,168 @@ def test_at_the_end_what_may_leave_leaves(capture: str, arrivals: socket.socket)
 def test_an_engine_refuses_nothing_since_it_sends_nothing(arrivals: socket.socket) -> None:
     engine = Engine(table(arrivals), LinkType.RAW)
     assert len(engine.feed(packet(1))) == 1
+
+
+KEY = bytes(range(32))
+
+
+def files(directory: Path) -> list[Path]:
+    return sorted(each for each in directory.iterdir() if each.name != "lock")
+
+
+def spooled(capture: str, arrivals: socket.socket, directory: Path, key: bytes | None = None) -> Stats:
+    """A run whose gate never opens; what an earlier one has left waits in front."""
+    on_disk = table(arrivals, spool="disk", spool_octets=1 << 20)
+    options: dict[str, Any] = {"gates": [Gate("ttp")], "spool_directory": str(directory), "spool_key": key}
+    with Tap.replay([capture], on_disk, pace="fast", **options) as tap:
+        tap.start()
+        until(lambda: tap.finished)
+        stats = tap.stats()
+        assert (stats.copied, stats.in_spool) == (PACKETS, PACKETS + stats.recovered)
+        return tap.stop()
+
+
+def test_a_spool_on_disk_is_private_and_says_nothing(
+    capture: str, arrivals: socket.socket, tmp_path: Path
+) -> None:
+    directory = tmp_path / "spool"
+    stats = spooled(capture, arrivals, directory, KEY)
+    assert (stats.in_spool, stats.dropped, stats.in_queue) == (PACKETS, 0, 0)
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert files(directory)
+    for path in (*files(directory), directory / "lock"):
+        assert path.stat().st_mode & 0o777 == 0o600
+    written = b"".join(path.read_bytes() for path in files(directory))
+    assert len(written) > PACKETS * 60
+    assert all(
+        clear not in written for clear in (b"....", bytes((192, 0, 2, 1)), b"127.0.0.1", b"cd1", b"ttp")
+    )
+
+
+def test_what_waits_on_disk_is_delivered_after_a_restart(
+    capture: str, arrivals: socket.socket, tmp_path: Path
+) -> None:
+    spooled(capture, arrivals, tmp_path / "spool", KEY)
+    gate = Gate("ttp")
+    options: dict[str, Any] = {"spool_directory": str(tmp_path / "spool"), "spool_key": KEY}
+    # The orders have ended meanwhile.
+    with Tap.replay([], FilterTable.compile([]), gates=[gate], **options) as tap:
+        tap.start()
+        stats = tap.stats()
+        assert (stats.recovered, stats.in_spool, stats.copied) == (PACKETS, PACKETS, 0)
+        gate.open()
+        until(lambda: tap.stats().exported == PACKETS)
+        stats = tap.stats()
+        assert (stats.recovered, stats.in_spool, stats.in_queue, stats.dropped) == (PACKETS, 0, 0, 0)
+        assert balanced(stats)
+    assert numbers(arrivals) == list(range(PACKETS))
+    assert files(tmp_path / "spool") == []
+
+
+def test_new_copies_come_after_those_of_an_earlier_run(
+    capture: str, arrivals: socket.socket, tmp_path: Path
+) -> None:
+    spooled(capture, arrivals, tmp_path / "spool", KEY)
+    stats = spooled(capture, arrivals, tmp_path / "spool", KEY)
+    assert (stats.recovered, stats.copied, stats.in_spool) == (PACKETS, PACKETS, 2 * PACKETS)
+    assert stats.destinations[0].recovered == PACKETS
+    gate = Gate("ttp")
+    options: dict[str, Any] = {"spool_directory": str(tmp_path / "spool"), "spool_key": KEY}
+    found: list[int] = []
+    with Tap.replay([], FilterTable.compile([]), gates=[gate], **options) as tap:
+        tap.start()
+        gate.open()
+        deadline = time.monotonic() + 10
+        while tap.stats().exported < 2 * PACKETS and time.monotonic() < deadline:
+            found += numbers(arrivals)
+    assert found + numbers(arrivals) == [*range(PACKETS), *range(PACKETS)]
+
+
+def test_without_a_key_nothing_outlives_the_run(
+    capture: str, arrivals: socket.socket, tmp_path: Path
+) -> None:
+    directory = tmp_path / "spool"
+    stats = spooled(capture, arrivals, directory)
+    assert (stats.in_spool, stats.dropped) == (0, PACKETS)
+    assert files(directory) == []
+    # What a run that was killed has left is of no use to anybody.
+    (directory / "0000000000000001-0000000000000001.run").write_bytes(b"whatever")
+    spooled(capture, arrivals, directory, KEY)
+    left = files(directory)
+    assert {path.suffix for path in left} == {".spool"}
+    # Without the key they are not touched.
+    spooled(capture, arrivals, directory)
+    assert files(directory) == left
+
+
+def test_what_another_key_has_written_stays_and_is_said(
+    capture: str, arrivals: socket.socket, tmp_path: Path
+) -> None:
+    directory = tmp_path / "spool"
+    spooled(capture, arrivals, directory, KEY)
+    left = files(directory)
+    options: dict[str, Any] = {"spool_directory": str(directory), "spool_key": bytes(32)}
+    with Tap.replay([], FilterTable.compile([]), gates=[Gate("ttp")], **options) as tap:
+        tap.start()
+        assert tap.stats().recovered == 0
+        (said,) = tap.events()
+        assert "key" in said
+        assert "127.0.0.1" not in said
+    assert files(directory) == left
+
+
+def test_what_was_changed_on_disk_is_dropped_and_said(
+    capture: str, arrivals: socket.socket, tmp_path: Path
+) -> None:
+    directory = tmp_path / "spool"
+    spooled(capture, arrivals, directory, KEY)
+    (path,) = files(directory)
+    octets = bytearray(path.read_bytes())
+    octets[-100] ^= 1
+    path.write_bytes(octets)
+    gate = Gate("ttp")
+    gate.open()
+    options: dict[str, Any] = {"spool_directory": str(directory), "spool_key": KEY}
+    with Tap.replay([], FilterTable.compile([]), gates=[gate], **options) as tap:
+        tap.start()
+        until(lambda: tap.stats().in_spool == 0)
+        stats = tap.stats()
+        assert stats.dropped > 0
+        assert stats.exported == PACKETS - stats.dropped
+        assert balanced(stats)
+        assert any("as it was written" in said for said in tap.events())
+    assert numbers(arrivals) == list(range(PACKETS - stats.dropped))
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"spool_key": bytes(31), "spool_directory": "x"}, "spool_key"),
+        ({"spool_key": bytes(32)}, "spool_key"),
+    ],
+)
+def test_a_key_has_32_octets_and_a_directory(
+    capture: str, arrivals: socket.socket, options: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(ValueError, match=named):
+        Tap.replay([capture], table(arrivals), gates=[Gate("ttp")], **options)
+
+
+def test_a_directory_has_one_tap(capture: str, arrivals: socket.socket, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"gates": [Gate("ttp")], "spool_directory": str(tmp_path)}
+    first = Tap.replay([capture], table(arrivals), **options)
+    with pytest.raises(DataPlaneError, match="another tap"):
+        Tap.replay([capture], table(arrivals), **options)
+    first.stop()
+    # It is free when the first one has ended.
+    Tap.replay([capture], table(arrivals), **options).stop()
+
+
+def test_without_a_directory_nothing_waits_on_disk(capture: str, arrivals: socket.socket) -> None:
+    on_disk = table(arrivals, spool="disk")
+    with Tap.replay([capture], on_disk, pace="fast", gates=[Gate("ttp")]) as tap:
+        tap.start()
+        until(lambda: tap.finished)
+        stats = tap.stats()
+    assert (stats.in_spool, stats.dropped) == (0, PACKETS)
+    assert "directory" in (stats.destinations[0].last_error or "")

@@ -30,7 +30,7 @@ pub(crate) use self::socket::{source_of, take_nothing};
 pub use self::gate::Gate;
 use self::sockets::{Route, Sockets};
 use self::spool::Guard;
-pub use self::spool::{SpoolError, Spools};
+pub use self::spool::{KEY_OCTETS, SpoolError, Spools};
 use self::udp::{Outcome, Patience, Span};
 use crate::broker::Broker;
 

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use flowtap_core::table::{Destination, FilterTable, Protection, SpoolKind};
 
-use super::queue::Queue;
+use super::queue::{Loss, Queue};
 use super::sent::{Kept, SentCounts};
 use super::{HeldCopy, Way};
 use crate::export::ExportCount;
@@ -19,7 +19,12 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Copies that leave the spool in one piece: as many as two calls of the kernel take.
 const PIECE: usize = 128;
 
+/// What is kept to be sent again is in memory, also where what waits is on disk, and takes no more than this there.
+const KEPT_OCTETS_MAX: u64 = 64 << 20;
+
 const SHUT: &str = "the gate of its tunnel is shut, and it has no spool";
+const NO_DIRECTORY: &str =
+    "the gate of its tunnel is shut, and there is no directory for its spool on disk";
 const FULL: &str = "the spool is full: the oldest copies that waited are dropped";
 const FORGOTTEN: &str =
     "too many destinations that left the table had copies waiting: those of the oldest are dropped";
@@ -35,6 +40,8 @@ pub(in crate::export) struct DestinationSpool {
 struct State {
     route: Route,
     spool: SpoolKind,
+    /// Whether there is a directory for a spool on disk, where one is wanted.
+    has_place: bool,
     spool_octets: u64,
     resend: Duration,
     queue: Queue,
@@ -54,15 +61,21 @@ struct State {
 }
 
 impl DestinationSpool {
-    pub(super) fn new(destination: Destination, way: Arc<Way>, segmentation: bool) -> Self {
+    pub(super) fn new(
+        destination: Destination,
+        way: Arc<Way>,
+        segmentation: bool,
+        queue: Queue,
+    ) -> Self {
         let losses = way.gate.losses();
         let count = ExportCount::new(&destination.id);
         let state = State {
             route: Route::new(&destination, segmentation),
             spool: SpoolKind::None,
+            has_place: true,
             spool_octets: 0,
             resend: Duration::ZERO,
-            queue: Queue::default(),
+            queue,
             kept: Kept::default(),
             sent: SentCounts::default(),
             losses,
@@ -83,12 +96,26 @@ impl DestinationSpool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Goes on with the room and the time that a table gives.
-    pub(super) fn configure(&self, protection: &Protection) {
+    /// What an earlier run has left for a destination that no table may ever have; it waits like all else.
+    pub(super) fn recover(self: &Arc<Self>) {
         let mut state = self.lock();
-        state.spool = protection.spool;
+        state.spool = SpoolKind::Disk;
+        state.spool_octets = u64::MAX;
+        state.count.recovered = state.queue.unsent();
+        self.list(&mut state);
+    }
+
+    /// Goes on with the room and the time that a table gives.
+    pub(super) fn configure(&self, protection: &Protection, has_directory: bool) {
+        let mut state = self.lock();
+        state.spool = match protection.spool {
+            SpoolKind::Disk if !has_directory => SpoolKind::None,
+            kind => kind,
+        };
+        state.has_place = state.spool == protection.spool;
         state.spool_octets = protection.spool_octets;
-        state.resend = match protection.spool {
+        state.queue.set_room(protection.spool_octets);
+        state.resend = match state.spool {
             SpoolKind::None => Duration::ZERO,
             SpoolKind::Memory | SpoolKind::Disk => protection.resend,
         };
@@ -138,7 +165,8 @@ impl DestinationSpool {
         }
         if state.spool == SpoolKind::None {
             let reason = state.count.last_error.take().filter(|_| is_open);
-            state.count.lose(waiting, reason.as_deref().unwrap_or(SHUT));
+            let shut = if state.has_place { SHUT } else { NO_DIRECTORY };
+            state.count.lose(waiting, reason.as_deref().unwrap_or(shut));
             return true;
         }
         for span in waiting {
@@ -149,6 +177,7 @@ impl DestinationSpool {
             self.way.admit(waiting.len());
         }
         state.bound();
+        state.settle();
         self.list(&mut state);
         true
     }
@@ -179,6 +208,7 @@ impl DestinationSpool {
                 }
             }
         }
+        state.settle();
         let is_waiting = !state.queue.is_empty();
         state.is_listed = is_waiting;
         (count, is_waiting)
@@ -189,6 +219,11 @@ impl DestinationSpool {
         let mut state = self.lock();
         drop(state.follow(self));
         state.forget_old(Instant::now());
+        // What waits briefly is not worth a write.
+        if state.is_listed {
+            state.queue.flush();
+        }
+        state.settle();
         self.list(&mut state);
     }
 
@@ -213,24 +248,19 @@ impl DestinationSpool {
 
     /// Gives it up with what waits; returns the last account.
     pub(super) fn give_up(&self) -> ExportCount {
-        self.close(FORGOTTEN)
-    }
-
-    /// Ends it with the tap.
-    pub(super) fn finish(&self) {
-        self.close(ENDED);
-    }
-
-    fn close(&self, reason: &str) -> ExportCount {
         let mut state = self.lock();
         drop(state.follow(self));
-        state.is_closed = true;
-        while let Some(copy) = state.queue.pop() {
-            state.count.drop_held(&copy, reason);
-        }
-        while state.kept.forget_oldest() {}
-        state.count.in_spool = 0;
+        let loss = state.queue.abandon(FORGOTTEN);
+        state.close(loss);
         state.count.clone()
+    }
+
+    /// Ends it with the tap: what waits on disk stays where the next run can read it.
+    pub(super) fn finish(&self) {
+        let mut state = self.lock();
+        drop(state.follow(self));
+        let loss = state.queue.finish(ENDED);
+        state.close(loss);
     }
 }
 
@@ -272,6 +302,35 @@ impl State {
         self.count.exported_in_doubt = self.count.exported_in_doubt.saturating_add(in_doubt);
     }
 
+    /// Takes nothing any more.
+    fn close(&mut self, loss: Loss) {
+        self.is_closed = true;
+        while self.kept.forget_oldest() {}
+        self.settle();
+        self.lose_held(loss);
+        self.count.in_spool = self.queue.unsent();
+    }
+
+    /// Counts what the disk has lost.
+    fn settle(&mut self) {
+        for loss in self.queue.take_losses() {
+            self.lose_held(loss);
+        }
+    }
+
+    fn lose_held(&mut self, loss: Loss) {
+        for copy in &loss.copies {
+            self.count.drop_held(copy, &loss.reason);
+        }
+        let count = &mut self.count;
+        if loss.others.copies > 0 {
+            count.dropped = count.dropped.saturating_add(loss.others.unsent);
+            let again = loss.others.copies.saturating_sub(loss.others.unsent);
+            count.exported_in_doubt = count.exported_in_doubt.saturating_add(again);
+            count.last_error = Some(loss.reason);
+        }
+    }
+
     fn forget_old(&mut self, now: Instant) {
         match now.checked_sub(self.resend) {
             Some(moment) if !self.resend.is_zero() => self.kept.forget_before(moment),
@@ -282,6 +341,9 @@ impl State {
     /// Keeps what is held within the room that there is: what is kept goes first, then what has waited longest.
     fn bound(&mut self) {
         let room = self.spool_octets;
+        while self.spool == SpoolKind::Disk && self.kept.octets() > KEPT_OCTETS_MAX {
+            self.kept.forget_oldest();
+        }
         while self.queue.octets().saturating_add(self.kept.octets()) > room {
             if self.kept.forget_oldest() {
                 continue;

@@ -5,18 +5,24 @@
 //! also when the order has ended before the gate opens.
 
 mod destination;
+mod disk;
 mod queue;
+mod segment;
 mod sent;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use flowtap_core::table::{Destination, FilterTable, Protection};
+use flowtap_core::table::{Destination, FilterTable, Protection, SpoolKind};
 
 use self::destination::DestinationSpool;
+use self::disk::{Directory, Segment};
+use self::queue::Queue;
+pub use self::segment::KEY_OCTETS;
 use super::gate::Gate;
 use super::sockets::Sockets;
 use super::{ExportCount, bound_ended};
@@ -132,6 +138,16 @@ impl Way {
         self.came.fetch_add(count, Ordering::Relaxed);
     }
 
+    /// Forgets the spools that wait.
+    fn forget(&self) {
+        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        arrivals.clear();
+        drop(arrivals);
+        let mut round = self.round.lock().unwrap_or_else(PoisonError::into_inner);
+        round.spools.clear();
+        self.waiting.store(0, Ordering::Relaxed);
+    }
+
     fn is_draining(&self) -> bool {
         self.waiting.load(Ordering::Relaxed) > 0 && self.gate.is_open()
     }
@@ -190,6 +206,7 @@ struct Registry {
 /// The spools of a tap.
 pub struct Spools {
     ways: HashMap<String, Arc<Way>>,
+    directory: Option<Arc<Directory>>,
     registry: Mutex<Registry>,
     /// How many spools there are, to be read without a lock.
     count: AtomicUsize,
@@ -217,6 +234,20 @@ pub enum SpoolError {
         /// The tunnel.
         tunnel: String,
     },
+    /// The directory for spools on disk cannot be used.
+    #[error("spool directory {path}: {message}")]
+    Directory {
+        /// The directory.
+        path: String,
+        /// What the system says.
+        message: String,
+    },
+    /// Another tap has its spools there.
+    #[error("spool directory {path}: another tap uses it; each has a directory of its own")]
+    InUse {
+        /// The directory.
+        path: String,
+    },
 }
 
 /// How copies for one destination leave.
@@ -243,11 +274,17 @@ fn key(destination: &Destination, protection: &Protection) -> Destination {
 }
 
 impl Spools {
-    /// Spools behind gates, one for each tunnel.
+    /// Spools behind gates, one for each tunnel; those on disk are in a directory that is nobody else's. With a key,
+    /// which is to outlive the run, what an earlier run with the same key has left there waits as well. Without one the
+    /// key is in memory only, and what cannot be read any more is removed.
     ///
     /// # Errors
-    /// [`SpoolError::TwoGates`].
-    pub fn new(gates: Vec<Arc<Gate>>) -> Result<Self, SpoolError> {
+    /// [`SpoolError`].
+    pub fn new(
+        gates: Vec<Arc<Gate>>,
+        directory: Option<&Path>,
+        key: Option<&[u8; KEY_OCTETS]>,
+    ) -> Result<Self, SpoolError> {
         let mut ways = HashMap::new();
         for gate in gates {
             let tunnel = gate.tunnel().to_owned();
@@ -256,12 +293,48 @@ impl Spools {
                 return Err(SpoolError::TwoGates { tunnel });
             }
         }
-        Ok(Self {
+        let opened = directory
+            .map(|path| Directory::open(path, key))
+            .transpose()?;
+        let (directory, recovered) = opened.unzip();
+        let spools = Self {
             ways,
+            directory,
             registry: Mutex::default(),
             count: AtomicUsize::new(0),
             swept: Mutex::new(Instant::now()),
-        })
+        };
+        for (destination, segments) in recovered.into_iter().flatten() {
+            spools.recover(destination, segments);
+        }
+        Ok(spools)
+    }
+
+    /// Lets wait what an earlier run has left.
+    fn recover(&self, destination: Destination, segments: VecDeque<Segment>) {
+        let tunnel = destination
+            .protection
+            .as_ref()
+            .map(|each| each.tunnel.clone());
+        let Some((tunnel, directory)) = tunnel.zip(self.directory.clone()) else {
+            return;
+        };
+        // Where nobody has given the gate, it is shut for good.
+        let way = self.ways.get(&tunnel).cloned();
+        let way = way.unwrap_or_else(|| Arc::new(Way::new(Arc::new(Gate::new(&tunnel)))));
+        let queue = Queue::on_disk(directory, destination.clone(), segments);
+        let spool = Arc::new(DestinationSpool::new(destination.clone(), way, true, queue));
+        spool.recover();
+        let mut registry = self.lock();
+        let left = Some(registry.departures);
+        registry.known.insert(destination, Known { spool, left });
+        self.count.store(registry.known.len(), Ordering::Relaxed);
+    }
+
+    /// What there is to say about the disk since this was asked for last, in words.
+    pub fn notices(&self) -> Vec<String> {
+        let directory = self.directory.as_ref();
+        directory.map_or_else(Vec::new, |directory| directory.take_notices())
     }
 
     fn lock(&self) -> MutexGuard<'_, Registry> {
@@ -287,16 +360,23 @@ impl Spools {
                 return Guard::NoGate;
             };
             let key = key(destination, protection);
-            let known = registry.known.entry(key).or_insert_with_key(|key| Known {
-                spool: Arc::new(DestinationSpool::new(
-                    key.clone(),
-                    Arc::clone(way),
-                    segmentation,
-                )),
-                left: None,
+            let known = registry.known.entry(key).or_insert_with_key(|key| {
+                let directory = self.directory.as_ref();
+                let queue = match directory.filter(|_| protection.spool == SpoolKind::Disk) {
+                    Some(directory) => {
+                        Queue::on_disk(Arc::clone(directory), key.clone(), VecDeque::new())
+                    }
+                    None => Queue::default(),
+                };
+                let way = Arc::clone(way);
+                let spool = DestinationSpool::new(key.clone(), way, segmentation, queue);
+                Known {
+                    spool: Arc::new(spool),
+                    left: None,
+                }
             });
             known.left = None;
-            known.spool.configure(protection);
+            known.spool.configure(protection, self.directory.is_some());
             Guard::Spool(Arc::clone(&known.spool))
         });
         let guards = guards.collect();
@@ -374,19 +454,16 @@ impl Spools {
         counts.chain(ended).collect()
     }
 
-    /// Ends the spools with the tap: what waits in memory is dropped and counted.
+    /// Ends the spools with the tap: what waits in memory is dropped and counted, what the next run can read stays.
     pub fn finish(&self) {
         let registry = self.lock();
         for known in registry.known.values() {
             known.spool.finish();
-        }
-        for way in self.ways.values() {
             // Spools and ways know each other; here that ends.
-            let mut arrivals = way.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
-            arrivals.clear();
-            let mut round = way.round.lock().unwrap_or_else(PoisonError::into_inner);
-            round.spools.clear();
-            way.waiting.store(0, Ordering::Relaxed);
+            known.spool.way.forget();
+        }
+        if let Some(directory) = &self.directory {
+            directory.leave();
         }
     }
 }
