@@ -13,9 +13,9 @@ LAYERS = {
     "dtcp": {"dtcp", "errors"},
     "control": {"control", "dtcp", "errors"},
     "config": {"config", "errors"},
-    "delivery": {"delivery", "config", "errors"},
+    "delivery": {"delivery", "complaints", "config", "errors"},
     "mediation": {"mediation", "dtcp", "errors"},
-    "service": {"service", "config", "control", "delivery", "dtcp", "errors", "_flowtap", ""},
+    "service": {"service", "complaints", "config", "control", "delivery", "dtcp", "errors", "_flowtap", ""},
 }
 
 

@@ -10,6 +10,7 @@ import resource
 import signal
 import socket
 import uuid
+from contextlib import ExitStack
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import TYPE_CHECKING, Any, Final
 
@@ -20,6 +21,7 @@ from flowtap._flowtap import UsageFile, rights_held
 from flowtap.config import LoadedConfiguration, load, read_secret
 from flowtap.config.schema import endpoint
 from flowtap.control import ControlPlane, PortError
+from flowtap.delivery.guard import GuardPlan
 from flowtap.dtcp import Dialect
 from flowtap.errors import ConfigurationError, DataPlaneError
 from flowtap.service import clock
@@ -27,6 +29,7 @@ from flowtap.service.admission import Admission
 from flowtap.service.broker import Broker, give_up_rights
 from flowtap.service.dataplane import TapDataPlane
 from flowtap.service.filters import FilterReader
+from flowtap.service.guard import Guard
 from flowtap.service.logins import Logins
 from flowtap.service.notify import Notifier
 from flowtap.service.places import Places
@@ -151,14 +154,18 @@ class Daemon:
     Args:
         configuration: What it is made from.
         broker: Opens what needs a right.
+        guard: Keeps content for tunnels from leaving in clear; None where there is no tunnel.
 
     Raises:
         ConfigurationError: Something that the configuration names cannot be used.
         PermissionMissingError: A right is missing.
     """
 
-    def __init__(self, configuration: LoadedConfiguration, broker: Broker) -> None:
+    def __init__(
+        self, configuration: LoadedConfiguration, broker: Broker, guard: Guard | None = None
+    ) -> None:
         self._broker = broker
+        self._guard = guard
         values = configuration.values
         self._path = configuration.path
         self._reloading: asyncio.Task[None] | None = None
@@ -212,6 +219,12 @@ class Daemon:
         )
         # Notifications are known by where they come from: where they go may change with a reload.
         self._tap.exclude(_own(self._ssh.addresses, [*self._udp.addresses, *self._notifier.open()]))
+        self._tap.exclude_tunnels(
+            [
+                (each.local_gateway, each.remote_gateway, each.local_networks, each.remote_networks)
+                for each in values.tunnel.values()
+            ]
+        )
         views = Views(self._control, self._tasking, data_plane, sequences)
         self._show = ShowService(
             configuration.locate(values.show.socket),
@@ -263,6 +276,7 @@ class Daemon:
             ],
             "broker": self._broker.state,
             "broker_rights": list(self._broker.rights),
+            "guard": "none" if self._guard is None else self._guard.state,
             "own_rights": rights_held(),
         }
 
@@ -278,8 +292,12 @@ class Daemon:
             loop.add_signal_handler(number, ended.set)
         loop.add_signal_handler(signal.SIGUSR1, self._log_counters)
         loop.add_signal_handler(signal.SIGHUP, self._begin_reload)
+        await self._install_guard()
+        # A tap that taps itself copies its copies; rather none.
+        self._tap.prove_exclusion()
         self._tap.start()
         await self._restore()
+        self._tap.prove_exclusion()
         tasks = [
             asyncio.create_task(self._tasking.run()),
             asyncio.create_task(self._ssh.run()),
@@ -310,6 +328,12 @@ class Daemon:
             self._notifier.close()
             self._store.close()
         return stats
+
+    async def _install_guard(self) -> None:
+        """Puts the guard of tunnels in place before anything can be copied, and says what is wrong with it."""
+        if self._guard is not None:
+            for fault in await self._guard.install():
+                _LOG.error("guard of tunnels: %s", fault)
 
     async def _watch_broker(self) -> None:
         """Says when the rights are gone; what is open stays open."""
@@ -425,9 +449,15 @@ def serve(path: Path) -> Stats:
     """
     configuration = load(path)
     _allow_descriptors()
-    broker = Broker(configuration.values.element.interfaces)
-    try:
-        daemon = Daemon(configuration, broker)
+    values = configuration.values
+    with ExitStack() as processes:
+        guard = None
+        if values.tunnel:
+            guard = Guard(GuardPlan.of(values))
+            processes.callback(guard.close)
+        broker = Broker(values.element.interfaces)
+        processes.callback(broker.close)
+        daemon = Daemon(configuration, broker, guard)
         # Everything that listens is open now, and no thread has begun.
         give_up_rights()
         if os.geteuid() == 0:
@@ -437,5 +467,3 @@ def serve(path: Path) -> Stats:
             )
         _spare_collections()
         return asyncio.run(daemon.run())
-    finally:
-        broker.close()
