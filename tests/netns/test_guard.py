@@ -14,11 +14,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
+from daemon import end, start, write_configuration
 from net import PYTHON, Net, until
 
+from flowtap.cli.local import ask
+from flowtap.config import load
 from flowtap.delivery.guard import ClosedPort, GuardedTunnel, GuardPlan
 
 pytestmark = [
@@ -43,6 +47,8 @@ COUNT = 4
 
 NETFILTER = """
 import json, sys
+from flowtap.cli.local import ask
+from flowtap.config import load
 from flowtap.delivery.guard import GuardPlan
 from flowtap.errors import FlowtapError
 from flowtap.service.netfilter import Netfilter
@@ -55,6 +61,8 @@ print(json.dumps(done))
 """
 GUARD = """
 import asyncio, json, sys
+from flowtap.cli.local import ask
+from flowtap.config import load
 from flowtap.delivery.guard import GuardPlan
 from flowtap.service.guard import Guard
 guard = Guard(GuardPlan.from_json(sys.argv[1]))
@@ -486,3 +494,90 @@ def test_a_process_that_is_dead_is_a_fault(scene: Scene) -> None:
         assert "the process that owns the guard has ended" in fault
     assert owner.answer("state") == "ended"
     assert scene.netfilter("verify", PLANS["interface"]) == []
+
+
+CONFIGURATION = """
+[element]
+interfaces = ["up0"]
+[dtcp.ssh]
+host_key_file = "key"
+[tunnel.ttp]
+local_gateway = "100.100.100.100"
+remote_gateway = "123.123.123.123"
+local_networks = ["100.100.100.101"]
+remote_networks = ["2.2.2.0/27", "2001:db8:c::/64"]
+pre_shared_key_file = "psk"
+interface = "ipsec0"
+"""
+
+
+@pytest.fixture
+def for_everybody() -> Iterator[Path]:
+    with TemporaryDirectory() as made:
+        Path(made).chmod(0o755)
+        yield Path(made)
+
+
+def test_by_hand(scene: Scene, for_everybody: Path) -> None:
+    path = for_everybody / "flowtap.toml"
+    path.write_text(CONFIGURATION)
+    path.chmod(0o644)
+
+    def guard(*words: str, before: tuple[str, ...] = ()) -> tuple[int, str, str]:
+        done = subprocess.run(
+            [
+                *("ip", "netns", "exec", scene.host, *before),
+                *(PYTHON, "-m", "flowtap", "guard", *words, "--config", str(path)),
+            ],
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=60,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    status, output, _ = guard("verify")
+    assert (status, output.splitlines()[0]) == (1, "nftables: there is no table inet flowtap_guard")
+    assert len(output.splitlines()) == 3
+    status, _, said = guard("install")
+    assert (status, "for 2 networks behind ttp" in said) == (0, True)
+    assert guard("verify") == (0, "", "")
+    assert guard("verify", "--json") == (0, '{"faults": []}\n', "")
+    # What it prints is what it does.
+    status, shown, _ = guard("show")
+    assert status == 0
+    scene.net.run(scene.host, "nft", "-f", "-", data=shown)
+    assert guard("verify") == (0, "", "")
+    for words in (("verify",), ("install",), ("remove", "--yes")):
+        status, _, said = guard(*words, before=as_nobody())
+        assert (status, "needs the right CAP_NET_ADMIN" in said) == (4, True), said
+    status, _, said = guard("remove")
+    assert (status, "leaving in clear; give --yes" in said) == (2, True)
+    assert guard("verify")[0] == 0
+    status, _, said = guard("remove", "--yes")
+    assert (status, "the guard is gone: nothing but strongSwan keeps" in said) == (0, True)
+    assert guard("verify")[0] == 1
+    path.write_text(CONFIGURATION.partition("[tunnel")[0])
+    assert [guard(each)[0] for each in ("install", "verify", "show")] == [3, 3, 3]
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_the_daemon_installs_it_and_leaves_it(scene: Scene, tmp_path: Path, number: signal.Signals) -> None:
+    directory = tmp_path
+    write_configuration(directory, "", CONFIGURATION.partition('key"')[2])
+    (directory / "psk").write_text("secret")
+    (directory / "psk").chmod(0o600)
+    path = directory / "flowtap.toml"
+    path.write_text(path.read_text().replace("[element.replay]", '[element]\ninterfaces = ["up0"]'))
+    tap = start(directory, "ip", "netns", "exec", scene.host)
+    try:
+        said = ask(tap.socket, "status")
+        assert (said["guard"], said["broker"], said["own_rights"]) == ("running", "running", [])
+        plan = GuardPlan.of(load(path).values)
+        assert scene.netfilter("verify", plan) == []
+        tap.process.send_signal(number)
+        tap.process.wait(timeout=10)
+    finally:
+        end(tap)
+    assert scene.netfilter("verify", plan) == []
+    assert scene.send(("udp", SPEAKER, DEVICE)) != [[]]

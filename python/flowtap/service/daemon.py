@@ -175,6 +175,7 @@ class Daemon:
     def __init__(self, configuration: LoadedConfiguration, broker: Broker, tunnels: Tunnels) -> None:
         self._broker = broker
         self._tunnels = tunnels
+        self._exclusion = "not proven yet"
         values = configuration.values
         self._path = configuration.path
         self._reloading: asyncio.Task[None] | None = None
@@ -229,8 +230,6 @@ class Daemon:
         # Notifications are known by where they come from: where they go may change with a reload.
         self._tap.exclude(_own(self._ssh.addresses, [*self._udp.addresses, *self._notifier.open()]))
         self._tap.exclude_tunnels(tunnels.own())
-        # Without this a tap on the interface that carries its tunnel copies its own copies, for ever.
-        self._proven = self._tap.prove_exclusion()
         tunnels.on_change = self._ssh.ways_changed
         views = Views(self._control, self._tasking, data_plane, sequences)
         self._show = ShowService(
@@ -291,7 +290,7 @@ class Daemon:
             "own_rights": rights_held(),
             "guard": self._tunnels.guard_state,
             "tunnels": [f"{each['name']}: {each['state']}" for each in self._tunnels.values()],
-            "own_traffic": f"{self._proven} kinds of frames tried, none of them tapped",
+            "exclusion": self._exclusion,
         }
 
     async def run(self) -> Stats:
@@ -306,8 +305,16 @@ class Daemon:
             loop.add_signal_handler(number, ended.set)
         loop.add_signal_handler(signal.SIGUSR1, self._log_counters)
         loop.add_signal_handler(signal.SIGHUP, self._begin_reload)
+        # Before anything can be copied. What is wrong with it keeps gates shut, and is looked at again.
+        for fault in await self._tunnels.install_guard():
+            _LOG.error("guard of tunnels: %s", fault)
+        # A tap on the interface that carries its tunnel would copy its own copies, for ever; rather none.
+        self._tap.prove_exclusion()
         self._tap.start()
         await self._restore()
+        # Now with the content destinations of what runs.
+        self._tap.prove_exclusion()
+        self._exclusion = "proven"
         tasks = [
             asyncio.create_task(self._tasking.run()),
             asyncio.create_task(self._ssh.run()),

@@ -123,8 +123,8 @@ class Netfilter:
             return done.stdout.decode(errors="replace")
         if _FORBIDDEN in said:
             message = (
-                f"{name} {words[0]} needs the right {RIGHT}, which this process does not have;"
-                " `flowtap guard install` as root puts the guard in place"
+                f"{name}: the guard needs the right {RIGHT}, which this process does not have;"
+                " `flowtap guard install` as root puts it in place"
             )
             raise PermissionMissingError(message, right=RIGHT)
         raise _ProgramError(name, said)

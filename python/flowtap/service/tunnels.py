@@ -98,6 +98,10 @@ class Tunnels:
         if self.on_change is not None:
             self.on_change()
 
+    async def install_guard(self) -> list[str]:
+        """Puts the guard in place, and returns what is wrong with it then."""
+        return [] if self._guard is None else await self._guard.install()
+
     async def run(self) -> None:
         """Keeps all of them up until cancelled; then every gate is shut, and the guard stays."""
         try:

@@ -23,17 +23,21 @@ needs_systemd = pytest.mark.skipif(
 )
 
 
-def written(*words: str) -> str:
+UNITS = {"systemd-unit": "flowtap.service", "guard-unit": "flowtap-guard.service"}
+
+
+def written(*words: str, command: str = "systemd-unit") -> str:
     done = subprocess.run(
-        [PROGRAM, "config", "systemd-unit", *words], capture_output=True, text=True, check=True, timeout=30
+        [PROGRAM, "config", command, *words], capture_output=True, text=True, check=True, timeout=30
     )
     return done.stdout
 
 
 @needs_systemd
-def test_systemd_takes_it(tmp_path: Path) -> None:
-    unit = tmp_path / "flowtap.service"
-    unit.write_text(written())
+@pytest.mark.parametrize("command", UNITS)
+def test_systemd_takes_it(tmp_path: Path, command: str) -> None:
+    unit = tmp_path / UNITS[command]
+    unit.write_text(written(command=command))
     done = subprocess.run(
         ["systemd-analyze", "verify", str(unit)], capture_output=True, text=True, check=False, timeout=60
     )
@@ -44,12 +48,13 @@ def test_systemd_takes_it(tmp_path: Path) -> None:
 
 
 @needs_systemd
-def test_it_exposes_little(tmp_path: Path) -> None:
-    unit = tmp_path / "flowtap.service"
-    unit.write_text(written())
+@pytest.mark.parametrize("command", UNITS)
+def test_it_exposes_little(tmp_path: Path, command: str) -> None:
+    unit = tmp_path / UNITS[command]
+    unit.write_text(written(command=command))
     words = ["systemd-analyze", "security", "--offline=true", "--no-pager", str(unit)]
     done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
-    exposure = re.search(r"exposure level for flowtap.service: ([0-9.]+)", done.stdout)
+    exposure = re.search(rf"exposure level for {UNITS[command]}: ([0-9.]+)", done.stdout)
     assert exposure is not None, done.stderr
     assert float(exposure[1]) <= MOST_EXPOSURE
 
@@ -61,6 +66,19 @@ def test_it_runs_this_program_with_the_rights_of_the_broker() -> None:
         (line,) = [line for line in text.splitlines() if line.startswith(f"{key}=")]
         assert set(line.partition("=")[2].split()) == set(KEPT)
     assert "@" not in text.replace("SystemCallFilter=@", "").replace("SystemCallFilter=~@", "")
+
+
+def test_the_guard_is_there_before_the_network_and_stays() -> None:
+    text = written("--config", "/srv/tap/flowtap.toml", command="guard-unit")
+    assert f"ExecStart={PROGRAM} guard install --config /srv/tap/flowtap.toml\n" in text
+    lines = {key: value.split() for key, _, value in (line.partition("=") for line in text.splitlines())}
+    assert {"network-pre.target", "strongswan.service", "flowtap.service"} <= set(lines["Before"])
+    # It flushes all rules when it starts.
+    assert "nftables.service" in lines["After"]
+    assert lines["Type"] == ["oneshot"]
+    assert not {"ExecStop", "ExecStopPost"} & lines.keys()
+    for key in ("AmbientCapabilities", "CapabilityBoundingSet"):
+        assert lines[key] == ["CAP_NET_ADMIN"]
 
 
 def test_a_path_that_a_unit_cannot_say_is_refused() -> None:
