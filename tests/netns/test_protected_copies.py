@@ -321,3 +321,36 @@ def test_nobody_connects_in_clear_where_everybody_must_come_through_the_tunnel(
     assert connects(ipsec.md)
     assert not connects(tapped.subject)
     tapped.end()
+
+
+def test_copies_on_disk_outlive_the_tap(ipsec: Ipsec, tmp_path: Path) -> None:
+    """Ended while they wait: the next run, which has the key, delivers them; nobody else can read them."""
+    ipsec.load_peer("modern")
+    tapped = Tapped(ipsec, tmp_path, "modern", spool="disk")
+    (tmp_path / "spool.key").write_bytes(bytes(range(32)))
+    (tmp_path / "spool.key").chmod(0o600)
+    with (tmp_path / "flowtap.toml").open("a") as more:
+        more.write('\n[spool]\nkey_file = "spool.key"\n')
+    tapped.start()
+    tapped.until_tunnel("up")
+    tapped.mediate()
+    tapped.add(f"Source-Address: {SUBJECT}")
+    ipsec.operator_charon.kill()
+    tapped.until_tunnel("down", "connecting")
+    tapped.send(300)
+    until("all wait", lambda: tapped.stats()["in_spool"] == 300)
+    tapped.end()
+    files = sorted((tmp_path / "spool").iterdir())
+    assert sum(path.stat().st_size for path in files) > 300 * 100
+    subject = bytes(int(each) for each in SUBJECT.split("."))
+    for path in files:
+        content = path.read_bytes()
+        assert subject not in content
+        assert path.stat().st_mode & 0o777 == 0o600
+    ipsec.operator_charon.start()
+    tapped.start()
+    tapped.until_tunnel("up", seconds=20)
+    until("they are delivered", lambda: not tapped.stats()["in_spool"] and tapped.stats()["recovered"] == 300)
+    tapped.end()
+    assert tapped.arrived() == list(range(300))
+    assert [path.name for path in (tmp_path / "spool").iterdir()] == ["lock"]

@@ -115,6 +115,7 @@ def _tap(element: ElementSection, files: list[str], broker: Broker, tunnels: Tun
     nothing = FilterTable.compile([])
     replay = element.replay
     gates = list(tunnels.gates.values())
+    spool_directory = tunnels.spool_directory if gates else None
     if replay is None:
         return Tap.live(
             element.interfaces,
@@ -130,6 +131,8 @@ def _tap(element: ElementSection, files: list[str], broker: Broker, tunnels: Tun
             ring_octets=element.ring_mib << 20,
             broker=broker.socket,
             gates=gates,
+            spool_directory=spool_directory,
+            spool_key=tunnels.spool_key,
         )
     return Tap.replay(
         files,
@@ -139,6 +142,8 @@ def _tap(element: ElementSection, files: list[str], broker: Broker, tunnels: Tun
         wait_for_criteria=int(replay.wait_for_criteria),
         broker=broker.socket,
         gates=gates,
+        spool_directory=spool_directory,
+        spool_key=tunnels.spool_key,
         interface=next(iter(replay.interfaces), None),
         inner=element.inner,
     )

@@ -45,6 +45,17 @@ def spool_key(configuration: LoadedConfiguration) -> bytes | None:
     return octets
 
 
+def _spool_directory(configuration: LoadedConfiguration) -> str | None:
+    """Where copies wait on disk, if any do, or have in an earlier run."""
+    values = configuration.values
+    directory = configuration.locate(values.spool.directory)
+    kinds = {
+        *(section.spool for section in values.tunnel.values()),
+        *(section.spool for section in values.content_destination.values()),
+    }
+    return str(directory) if "disk" in kinds or directory.is_dir() else None
+
+
 class Tunnels:
     """All tunnels of a configuration; a gate is shut until its tunnel is up and the guard is sound.
 
@@ -61,7 +72,7 @@ class Tunnels:
     def __init__(self, configuration: LoadedConfiguration) -> None:
         self.sections = configuration.values.tunnel
         self.gates = {name: Gate(name) for name in self.sections}
-        self.spool_directory = str(configuration.locate(configuration.values.spool.directory))
+        self.spool_directory = _spool_directory(configuration)
         self.spool_key = spool_key(configuration)
         self.on_change: Callable[[], None] | None = None
         """What is called when a tunnel has come up or gone down."""
