@@ -60,17 +60,20 @@ class Tapped:
     Args:
         ipsec: The namespaces, with strongSwan at both ends.
         directory: For the daemon.
-        profile: The tunnel.
+        profile: The tunnel; None where the directory has a configuration already.
         section: Further values of the tunnel.
     """
 
-    def __init__(self, ipsec: Ipsec, directory: Path, profile: Profile, **section: Any) -> None:
+    def __init__(self, ipsec: Ipsec, directory: Path, profile: Profile | None, **section: Any) -> None:
         self.ipsec, self.net, self.directory = ipsec, ipsec.net, directory
         self.subject = self._add_subject(self.net)
-        # With ESP in user space the tunnel has a device, which the guard knows.
-        values = ipsec.section(profile, interface="ipsec0", **section)
-        lines = "\n".join(f"{key} = {toml(value)}" for key, value in values.items())
-        self.write(f"[tunnel.ttp]\n{lines}\n[policy]\nrequire_tunnel = true")
+        if profile is not None:
+            # With ESP in user space the tunnel has a device, which the guard knows.
+            values = ipsec.section(profile, interface="ipsec0", **section)
+            lines = "\n".join(f"{key} = {toml(value)}" for key, value in values.items())
+            self.write(f"[tunnel.ttp]\n{lines}\n[policy]\nrequire_tunnel = true")
+        self.user = "md"
+        self.credentials = ("--identity", str(directory / "id"))
         self._process: subprocess.Popen[str] | None = None
         self._mediation: subprocess.Popen[str] | None = None
 
@@ -144,8 +147,8 @@ class Tapped:
         """Tasks from the mediation device, with the program's client."""
         return self.net.run(
             self.ipsec.md,
-            *(PYTHON, "-m", "flowtap", "dtcp", "--ssh", f"{TAP}:{SSH_PORT}", "--user", "md"),
-            *("--identity", str(self.directory / "id"), "--known-hosts", str(self.directory / "known_hosts")),
+            *(PYTHON, "-m", "flowtap", "dtcp", "--ssh", f"{TAP}:{SSH_PORT}", "--user", self.user),
+            *(*self.credentials, "--known-hosts", str(self.directory / "known_hosts")),
             *words,
         )
 
