@@ -164,20 +164,29 @@ attempt("raw", raw)
 """
 
 
+def try_all_ways(tapped: Tapped) -> str:
+    """Sends to the third party's network in every way there is; what the senders were told.
+
+    Whoever asks for its addresses on the uplink gets an answer, as some providers' routers give it.
+    """
+    ipsec = tapped.ipsec
+    ipsec.net.run(ipsec.internet, "sysctl", "-qw", "net.ipv4.conf.net0.proxy_arp=1")
+    words = (PYTHON, "-c", SENDER, TAP, MD, str(COPIES_PORT + 1))
+    said = ipsec.net.run(ipsec.operator, *words)
+    tapped.send(5)
+    # Forwarded by this host, from somebody who has no business there.
+    ipsec.net.send_udp(tapped.subject, MD, 4, port=COPIES_PORT + 1)
+    return said
+
+
 def test_nothing_leaves_in_clear_whatever_happens(ipsec: Ipsec, tmp_path: Path) -> None:
     """The states and the senders of the leak matrix, one after the other; the observer sees none of it."""
     ipsec.load_peer("modern")
-    # Whoever asks for the third party's addresses on the uplink gets an answer, as some providers' routers give it.
-    ipsec.net.run(ipsec.internet, "sysctl", "-qw", "net.ipv4.conf.net0.proxy_arp=1")
     tapped = Tapped(ipsec, tmp_path, "modern")
     said: dict[str, str] = {}
 
     def try_everything(state: str) -> None:
-        words = (PYTHON, "-c", SENDER, TAP, MD, str(COPIES_PORT + 1))
-        said[state] = ipsec.net.run(ipsec.operator, *words)
-        tapped.send(5)
-        # Forwarded by this host, from somebody who has no business there.
-        ipsec.net.send_udp(tapped.subject, MD, 4, port=COPIES_PORT + 1)
+        said[state] = try_all_ways(tapped)
 
     observer = ipsec.observer()
     try_everything("nothing of ours has ever run")
@@ -221,6 +230,37 @@ def test_nothing_leaves_in_clear_whatever_happens(ipsec: Ipsec, tmp_path: Path) 
     until("they are sent", lambda: tapped.destination()["exported"] == 7)
     tapped.end()
     assert tapped.arrived()[-7:] == list(range(7))
+    assert observer.in_clear() == []
+
+
+def test_nor_where_the_kernel_is_to_do_it_and_cannot(ipsec: Ipsec, tmp_path: Path) -> None:
+    """Policies of the kernel, with strongSwan alive, killed and ended; ESP is what this kernel may lack."""
+    ipsec.operator_charon.stop()
+    ipsec.operator_charon.start("netlink")
+    ipsec.load_peer("modern")
+    tapped = Tapped(ipsec, tmp_path, "modern")
+    path = tmp_path / "flowtap.toml"
+    # In policy mode a tunnel has no interface.
+    path.write_text(path.read_text().replace('interface = "ipsec0"\n', ""))
+    tapped.start()
+
+    def has_trap() -> bool:
+        return "2.2.2.0/27" in ipsec.net.run(ipsec.operator, "ip", "xfrm", "policy")
+
+    until("strongSwan has set its trap", has_trap)
+    observer = ipsec.observer()
+    try_all_ways(tapped)
+    ipsec.operator_charon.kill()
+    try_all_ways(tapped)
+    # Policies of somebody who was killed stay.
+    assert has_trap()
+    ipsec.operator_charon.start("netlink")
+    until("the trap is there again", has_trap)
+    ipsec.operator_charon.stop()
+    said = try_all_ways(tapped)
+    assert "own Operation not permitted" in said or "own Network is unreachable" in said
+    tapped.end()
+    try_all_ways(tapped)
     assert observer.in_clear() == []
 
 
