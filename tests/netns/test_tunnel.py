@@ -188,7 +188,7 @@ def test_a_deletion_shuts_the_gate_until_there_is_another(
     keeper.until("the gate was shut", lambda: bool(keeper.shuts()))
     keeper.until_open()
     # It was said, so little can have been lost.
-    assert all(each <= 3 for each in keeper.shuts())
+    assert all(each <= 4 for each in keeper.shuts())
     assert ipsec.passes()
 
 
@@ -203,7 +203,7 @@ def test_a_cut_path_is_noticed_in_seconds(ipsec: Ipsec, keep: Keep, profile: Pro
     keeper.until("the gate is shut", lambda: not keeper.is_open, 15)
     (shut,) = [each for each in keeper.said if each.get("gate") == "shut"]
     lost_s = shut["at_s"] - cut_s
-    assert lost_s <= 10
+    assert lost_s <= 12
     # No less than what was lost, and not without end.
     assert lost_s <= shut["in_doubt_s"] <= lost_s + 7
     if profile == "modern":
@@ -228,7 +228,7 @@ def test_a_path_that_comes_back_in_time_leaves_a_doubt(ipsec: Ipsec, keep: Keep)
     gates = [each for each in keeper.said if "gate" in each][1:]
     assert [each["gate"] for each in gates] == ["shut", "open"]
     assert gates[0]["in_doubt_s"] >= gates[0]["at_s"] - cut_s
-    assert gates[1]["at_s"] - gates[0]["at_s"] < 0.1
+    assert gates[1]["at_s"] - gates[0]["at_s"] < 0.5
 
 
 @pytest.mark.parametrize("how", ["kill", "stop"])
@@ -240,8 +240,8 @@ def test_the_end_of_charon_shuts_the_gate_at_once(ipsec: Ipsec, keep: Keep, how:
     getattr(ipsec.operator_charon, how)()
     keeper.until("the gate is shut", lambda: not keeper.is_open)
     (shut,) = [each for each in keeper.said if each.get("gate") == "shut"]
-    assert shut["at_s"] - ended_s < 0.5
-    assert shut["in_doubt_s"] <= 3
+    assert shut["at_s"] - ended_s < 1.5
+    assert shut["in_doubt_s"] <= 4
     assert keeper.state == "down"
     ipsec.operator_charon.start()
     keeper.until_open(30)
@@ -356,6 +356,9 @@ def test_an_operator_takes_it_down_and_up(ipsec: Ipsec, keep: Keep) -> None:
     assert not keeper.is_open
     assert keeper.reason == "it was taken down here"
     assert child_ids(ipsec) == []
+    # There is nothing left to take down, and nothing to give new keys.
+    assert "done" in keeper.order("down")
+    assert "no matching" in keeper.order("rekey ike")["failed"]
     # The other side wants it up; this one does not.
     with ipsec.gateway_charon.session() as session:
         for _ in session.initiate({"child": "content", "timeout": "5000"}):

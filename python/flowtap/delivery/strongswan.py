@@ -182,13 +182,14 @@ class StrongSwanTunnel:
         """Changes the keys now, of what carries copies or of the negotiation itself.
 
         Raises:
-            TunnelError: strongSwan has not done it.
+            TunnelError: strongSwan has not done it, or there is nothing to make new keys for.
         """
-        if what == "ike":
-            await self._command("rekey", {"ike": self._name})
-            return
-        for each in wanted_children(self._name, self._section):
-            await self._command("rekey", {"child": each.name, "ike": self._name})
+        messages = [{"ike": self._name}]
+        if what == "child":
+            children = wanted_children(self._name, self._section)
+            messages = [{"child": each.name, "ike": self._name} for each in children]
+        for message in messages:
+            await self._command("rekey", message)
 
     async def unload(self) -> None:
         """Takes it down and makes strongSwan forget it; for a tunnel that is no longer configured.

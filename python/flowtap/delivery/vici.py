@@ -148,6 +148,8 @@ class Vici:
                 reader, writer = await asyncio.open_unix_connection(path)
         except (OSError, TimeoutError) as error:
             reason = getattr(error, "strerror", None) or "no answer"
+            if isinstance(error, PermissionError):
+                reason += "; strongswan.conf must have this user's group as the group of charon"
             raise DaemonGoneError(f"strongSwan cannot be reached at {path}: {reason}") from None
         made = cls(path, reader, writer)
         try:

@@ -81,6 +81,10 @@ def test_a_child_that_no_longer_fits_shuts_it_at_once() -> None:
     # Only the misfit is replaced.
     decision = made.decide(3)
     assert (decision.terminate, decision.initiate) == ((2,), ("md-content",))
+    # When it is gone the guard is looked at again first.
+    made.saw((ike(child()),), 4)
+    decision = made.decide(4)
+    assert (decision.is_open, decision.verify) == (False, True)
 
 
 def test_every_wanted_child_must_be_there() -> None:
