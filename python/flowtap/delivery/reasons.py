@@ -16,13 +16,19 @@ KEPT: Final = 3
 LINE_OCTETS: Final = 160
 """The other side has a say in what is logged."""
 _TELLING: Final = re.compile(
-    r"error|fail|unable|invalid|unacceptable|mismatch|giving up|not supported|denied|refused"
+    r"error|fail|unable|invalid|unacceptable|mismatch|not supported|denied|refused"
+    r"|received \w+ (?:error )?notify"
     r"|no (?:private key|shared key|trusted|acceptable|matching|proposal|IKE config|issuer|local address)"
-    r"|could not|not found|cannot|untrusted|expired|revoked|unreachable|retransmit 1 ",
+    r"|could not|not found|cannot|untrusted|expired|revoked|unreachable|not established after",
     re.IGNORECASE,
 )
-_PLAIN_FAILURE: Final = re.compile(r"establish(?:ing|ment of) .* failed|initiating .* failed", re.IGNORECASE)
-"""That it failed is known."""
+_PLAIN: Final = re.compile(
+    r"^(?:parsed|generating) |failed to establish CHILD_SA|message parsing failed|processing failed"
+    r"|establish(?:ing|ment of) .* failed|initiating .* failed|ignore malformed",
+    re.IGNORECASE,
+)
+"""What these say is known, or said better by the line beside them."""
+_SILENCE: Final = re.compile(r"sending retransmit|giving up after|peer not responding", re.IGNORECASE)
 _UNPRINTABLE: Final = re.compile(r"[^\x20-\x7e]")
 _MEANINGS: Final = (
     (
@@ -30,8 +36,8 @@ _MEANINGS: Final = (
         "the kernel of this host has no ESP: it needs esp4 and esp6 (CONFIG_INET_ESP, CONFIG_INET6_ESP)",
     ),
     (
-        re.compile(r"no local address found in traffic selector"),
-        "no address of local_networks is an address of this host",
+        re.compile(r"no local address found in traffic selector|error installing route"),
+        "there is no route through it: an address of this host must lie in local_networks",
     ),
     (
         re.compile(r"no_prop|no proposal"),
@@ -57,10 +63,7 @@ _MEANINGS: Final = (
         "the pre-shared key is probably another one than the other side has",
     ),
     (re.compile(r"no shared key found"), "strongSwan has no pre-shared key for these two"),
-    (
-        re.compile(r"retransmit|giving up|unreachable|not established after"),
-        "the other side does not answer",
-    ),
+    (re.compile(r"unreachable"), "there is no way to the other gateway"),
 )
 
 
@@ -69,21 +72,37 @@ class Reasons:
 
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=KEPT)
+        self._silence = ""
+        self._is_stale = False
 
     def clear(self) -> None:
         """What was is over."""
         self._lines.clear()
+        self._silence = ""
+        self._is_stale = False
+
+    def begin(self) -> None:
+        """There is another attempt: what it tells takes the place of what was told."""
+        self._is_stale = True
 
     def tell(self, line: str) -> None:
         """Keeps a line of the log if it tells a reason."""
         line = _UNPRINTABLE.sub("?", line)[:LINE_OCTETS]
-        if _TELLING.search(line) and not _PLAIN_FAILURE.search(line) and line not in self._lines:
+        is_silence = bool(_SILENCE.search(line))
+        if not is_silence and (not _TELLING.search(line) or _PLAIN.search(line)):
+            return
+        if self._is_stale:
+            self.clear()
+        if is_silence:
+            # A wrong secret has this consequence, too, and tells more by itself.
+            self._silence = line
+        elif line not in self._lines:
             self._lines.append(line)
 
     def __str__(self) -> str:
         """What is wrong, and the lines that say so; empty where nothing is known."""
         if not self._lines:
-            return ""
+            return f"the other gateway does not answer (strongSwan: {self._silence})" if self._silence else ""
         lines = "; ".join(self._lines)
         meaning = next((words for sign, words in _MEANINGS if sign.search(lines.lower())), None)
         return f"{meaning} (strongSwan: {lines})" if meaning else f"strongSwan: {lines}"

@@ -42,6 +42,9 @@ SAID_S: Final = 2.0
 FIRST_S: Final = 1.0
 """strongSwan itself begins at once, and again after a loss; it is left so much time."""
 BACK_OFF_MAX_S: Final = 30.0
+STEADY_S: Final = 5.0
+"""A tunnel that is lost sooner than this after it came up is given time to settle before it is used again."""
+_QUESTION: Final = "IKE_DPD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,7 @@ class Decision:
         verify: The guard is to be verified now: nothing else is missing.
         terminate: Children that are not what was asked for and are to end.
         initiate: Names of children that are to be initiated.
+        is_telling: The reason is worth a line in a log: it is not just how a tunnel comes up.
     """
 
     state: TunnelState
@@ -66,6 +70,7 @@ class Decision:
     verify: bool = False
     terminate: tuple[int, ...] = ()
     initiate: tuple[str, ...] = ()
+    is_telling: bool = True
 
 
 class TunnelMachine:
@@ -79,6 +84,7 @@ class TunnelMachine:
     Attributes:
         found: The associations that strongSwan listed last.
         guard_faults: What the guard lacks; None before it was verified.
+        is_held: Whether somebody wants it to stay down.
         state: As decided last.
         since_s: Since when.
     """
@@ -86,13 +92,14 @@ class TunnelMachine:
     def __init__(self, section: TunnelSection, children: Sequence[WantedChild], now_s: float) -> None:
         self.found: tuple[IkeAssociation, ...] = ()
         self.guard_faults: tuple[str, ...] | None = None
+        self.is_held = False
         self.state = TunnelState.DOWN
         self.since_s = now_s
         self._section = section
         self._wanted = tuple(children)
         self._reasons = Reasons()
+        self._is_asked = False
         self._absence: str | None = "strongSwan was not asked yet"
-        self._is_held = False
         # What carries copies, and what has but is being replaced.
         self._carrying: set[int] = set()
         self._fading: set[int] = set()
@@ -106,6 +113,8 @@ class TunnelMachine:
         self._opened_s = now_s
         self._seen_s = now_s
         self._answered_s = now_s
+        self._flaps = 0
+        self._reopen_s = now_s
         self._lost_since_s: float | None = None
         # Initiating.
         self._is_initiating = False
@@ -115,14 +124,16 @@ class TunnelMachine:
     # -- what comes in
 
     def daemon_ready(self, now_s: float) -> None:
-        """StrongSwan is there and knows the connection."""
+        """The daemon is there and knows the connection."""
+        self._is_asked = True
         self._absence = None
         self._next_s = max(self._next_s, now_s + FIRST_S)
 
     def daemon_gone(self, reason: str, now_s: float) -> None:
-        """StrongSwan is not there, or not as it should be."""
+        """The daemon is not there, or not as it should be."""
         if self._absence is None:
             self._lose(now_s, is_said=True)
+        self._is_asked = True
         self._absence = reason
         self.found = ()
         self._carrying.clear()
@@ -209,7 +220,7 @@ class TunnelMachine:
     def initiating(self) -> None:
         """What was decided to be initiated is under way."""
         self._is_initiating = True
-        self._reasons.clear()
+        self._reasons.begin()
 
     def initiated(self, now_s: float) -> None:
         """That is over; whether it helped, a listing says."""
@@ -220,13 +231,13 @@ class TunnelMachine:
     def hold(self, now_s: float) -> None:
         """Somebody wants it to stay down."""
         self._lose(now_s, is_said=True)
-        self._is_held = True
+        self.is_held = True
 
     def release(self, now_s: float) -> None:
         """Somebody wants it to be up, now."""
-        self._is_held = False
-        self._failures = 0
-        self._next_s = now_s
+        self.is_held = False
+        self._failures = self._flaps = 0
+        self._next_s = self._reopen_s = now_s
 
     # -- what comes out
 
@@ -242,7 +253,7 @@ class TunnelMachine:
 
     def decide(self, now_s: float) -> Decision:
         """Says how it is and what is to be done."""
-        state, reason = self._judgement()
+        state, reason = self._judgement(now_s)
         if state is not self.state:
             self.state, self.since_s = state, now_s
         is_open = state in {TunnelState.UP, TunnelState.SUSPECT}
@@ -251,6 +262,8 @@ class TunnelMachine:
             since_s = self._intact_until_s(now_s) if self._lost_since_s is None else self._lost_since_s
             # What was sent before it was opened was in doubt when it was shut, if at all.
             in_doubt_s = now_s - max(since_s, self._opened_s - SLACK_S)
+            if not is_open:
+                self._settle(now_s)
             self._opened_s = now_s
             self._failures = 0
             self._next_s = now_s + FIRST_S
@@ -265,27 +278,40 @@ class TunnelMachine:
             reason=reason,
             is_open=is_open,
             in_doubt_s=in_doubt_s,
-            verify=self._is_ready and not self._is_proven and self._absence is None and not self._is_held,
+            verify=self._wants_proof(now_s),
             terminate=terminate,
             initiate=initiate,
+            is_telling=state is not TunnelState.CONNECTING or bool(str(self._reasons)),
         )
 
-    def _judgement(self) -> tuple[TunnelState, str]:
+    def _settle(self, now_s: float) -> None:
+        """The sooner and the more often it is lost, the longer it is left alone."""
+        self._flaps = self._flaps + 1 if now_s - self._opened_s < STEADY_S else 0
+        self._reopen_s = now_s + (min(2.0 ** (self._flaps - 2), BACK_OFF_MAX_S) if self._flaps > 1 else 0)
+
+    def _judgement(self, now_s: float) -> tuple[TunnelState, str]:
         if self.guard_faults is None:
             return TunnelState.BLOCKED, "the guard was not verified yet"
         if self.guard_faults:
             return TunnelState.BLOCKED, f"the guard is not sound: {'; '.join(self.guard_faults)}"
         if self._absence is not None:
-            return TunnelState.DOWN, self._absence
-        if self._is_held:
+            return (TunnelState.DOWN if self._is_asked else TunnelState.CONNECTING), self._absence
+        if self.is_held:
             return TunnelState.DOWN, "it was taken down here"
-        if self._is_ready:
-            if not self._is_proven:
-                return TunnelState.CONNECTING, "the guard is being verified"
-            if self._is_suspect:
-                return TunnelState.SUSPECT, "the other gateway does not answer; it is asked again"
-            return TunnelState.UP, "associations are as asked for"
-        return self._trouble()
+        return self._health(now_s) if self._is_ready else self._trouble()
+
+    def _health(self, now_s: float) -> tuple[TunnelState, str]:
+        if now_s < self._reopen_s:
+            return TunnelState.DOWN, "it was lost as soon as it was up, and again; it is left to settle"
+        if not self._is_proven:
+            return TunnelState.CONNECTING, "the guard is being verified"
+        if self._is_suspect:
+            return TunnelState.SUSPECT, "the other gateway does not answer; it is asked again"
+        return TunnelState.UP, "associations are as asked for"
+
+    def _wants_proof(self, now_s: float) -> bool:
+        is_all = self._is_ready and self._absence is None and not self.is_held
+        return is_all and not self._is_proven and now_s >= self._reopen_s
 
     def _trouble(self) -> tuple[TunnelState, str]:
         told = str(self._reasons)
@@ -300,11 +326,12 @@ class TunnelMachine:
     @property
     def _is_under_way(self) -> bool:
         return self._is_initiating or any(
-            each.state in {"CREATED", "CONNECTING"} or each.tasks_active for each in self.found
+            each.state in {"CREATED", "CONNECTING"} or set(each.tasks_active) - {_QUESTION}
+            for each in self.found
         )
 
     def _remedy(self, now_s: float) -> tuple[tuple[int, ...], tuple[str, ...]]:
-        is_of_use = self.guard_faults == () and self._absence is None and not self._is_held
+        is_of_use = self.guard_faults == () and self._absence is None and not self.is_held
         if not is_of_use or self._is_ready or self._is_under_way or now_s < self._next_s:
             return (), ()
         if self._misfits:

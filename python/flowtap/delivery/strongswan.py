@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from flowtap.delivery.credentials import TunnelSecrets
     from flowtap.delivery.states import Decision
     from flowtap.delivery.tunnel import GateLike, GuardLike
-    from flowtap.delivery.vici import Reply, Tree
+    from flowtap.delivery.vici import Heard, Reply, Tree
 
 __all__ = ["StrongSwanTunnel"]
 
@@ -44,6 +44,9 @@ GUARD_S: Final = 5.0
 RECONNECT_MAX_S: Final = 5.0
 INITIATE_S: Final = 10.0
 """How long one attempt to come up may take."""
+LISTINGS_MAX: Final = 3
+AGAIN_S: Final = 0.1
+"""A listing takes no longer than this, nor does an association to move."""
 REPLY_S: Final = 3.0
 """Beyond what strongSwan was told to take at most."""
 _EVENTS: Final = ("ike-updown", "child-updown", "child-rekey", "ike-rekey", "ike-update")
@@ -85,8 +88,10 @@ class StrongSwanTunnel:
         self._complaints = Complaints(_LOG)
         self._machine = TunnelMachine(section, wanted_children(name, section), time.monotonic())
         self._guard_lock = asyncio.Lock()
+        self._wants_load = False
         self._is_closed = False
         self._said: tuple[TunnelState, str] | None = None
+        self._logged: tuple[TunnelState, str] | None = None
         self._reason = "it was not begun yet"
 
     @property
@@ -154,6 +159,7 @@ class StrongSwanTunnel:
     async def up(self) -> None:
         """Brings it up, if it was taken down, and tries at once in any case."""
         self._machine.release(time.monotonic())
+        self._wants_load = True
         self._settle()
 
     async def down(self) -> None:
@@ -176,13 +182,14 @@ class StrongSwanTunnel:
         """Changes the keys now, of what carries copies or of the negotiation itself.
 
         Raises:
-            TunnelError: strongSwan has not done it.
+            TunnelError: strongSwan has not done it, or there is nothing to make new keys for.
         """
-        if what == "ike":
-            await self._command("rekey", {"ike": self._name})
-            return
-        for each in wanted_children(self._name, self._section):
-            await self._command("rekey", {"child": each.name, "ike": self._name})
+        messages = [{"ike": self._name}]
+        if what == "child":
+            children = wanted_children(self._name, self._section)
+            messages = [{"child": each.name, "ike": self._name} for each in children]
+        for message in messages:
+            await self._command("rekey", message)
 
     async def unload(self) -> None:
         """Takes it down and makes strongSwan forget it; for a tunnel that is no longer configured.
@@ -239,11 +246,10 @@ class StrongSwanTunnel:
                     wait_s = POLL_S / 4
                     looked_s = time.monotonic()
                     while True:
-                        await self._look(commands, group)
-                        for kind, message in await heard.wait(POLL_S):
-                            self._hear(kind, message)
-                        self._settle()
-                        if time.monotonic() - looked_s >= GUARD_S:
+                        await self._look(commands, heard, group)
+                        await self._listen(heard, POLL_S)
+                        if self._wants_load or time.monotonic() - looked_s >= GUARD_S:
+                            self._wants_load = False
                             looked_s = time.monotonic()
                             await self._load_again(commands)
             except TunnelError as error:
@@ -255,23 +261,31 @@ class StrongSwanTunnel:
     async def _load(self, commands: Vici) -> None:
         for command, message in self._secrets:
             await commands.request(command, message)
-        await commands.request("load-conn", self._connection)
+        if not self._machine.is_held:
+            # It would come up by itself.
+            await commands.request("load-conn", self._connection)
 
     async def _load_again(self, commands: Vici) -> None:
         """Loads the connection if somebody has unloaded it, as ``swanctl --load-all`` does."""
         known = (await commands.request("get-conns")).message.get("conns", [])
-        if self._name not in known:
+        if self._name not in known and not self._machine.is_held:
             text = "tunnel %s: strongSwan knows it no more; it is told again"
             self._complaints.warning("load", text, self._name)
             await self._load(commands)
 
-    async def _look(self, commands: Vici, group: asyncio.TaskGroup) -> None:
+    async def _look(self, commands: Vici, heard: Heard, group: asyncio.TaskGroup) -> None:
         """Takes a listing and does what follows from it."""
         asked_s = time.monotonic()
-        # Without waiting for associations that are being worked on, others' among them; what is only left out
-        # of such a listing would look like a loss, so that it is asked for again, with patience.
+        # Without waiting for associations that are being worked on, others' among them.
         found = await self._list(commands, {"ike": self._name, "noblock": "yes"})
-        if self._machine.would_lose(found):
+        for _ in range(LISTINGS_MAX):
+            if not self._machine.would_lose(found):
+                break
+            # Something is left out, or moves from one association to the next while they are listed. If it is
+            # lost, an event says so; without one it is asked for again, with patience.
+            again_s = asked_s + AGAIN_S
+            while (rest_s := again_s - time.monotonic()) > 0 and self._machine.would_lose(found):
+                await self._listen(heard, rest_s)
             asked_s = time.monotonic()
             found = await self._list(commands, {"ike": self._name})
         self._machine.saw(found, asked_s)
@@ -286,6 +300,12 @@ class StrongSwanTunnel:
     async def _list(self, commands: Vici, which: dict[str, str]) -> tuple[IkeAssociation, ...]:
         listed = await commands.request("list-sas", which, stream="list-sa")
         return associations(listed.streamed, self._name)
+
+    async def _listen(self, heard: Heard, timeout_s: float) -> None:
+        """Takes what strongSwan tells, as soon as it does."""
+        for kind, message in await heard.wait(timeout_s):
+            self._hear(kind, message)
+        self._settle()
 
     def _hear(self, kind: str, message: Tree) -> None:
         if kind == _LOG_EVENT:
@@ -341,6 +361,8 @@ class StrongSwanTunnel:
 
     def _say(self, decision: Decision) -> None:
         self._said = (decision.state, decision.reason)
-        say = self._complaints.info if decision.is_open else self._complaints.warning
-        say(decision.state, "tunnel %s is %s: %s", self._name, decision.state.value, decision.reason)
+        if decision.is_telling and self._logged != self._said:
+            self._logged = self._said
+            say = self._complaints.info if decision.state is TunnelState.UP else self._complaints.warning
+            say(decision.state, "tunnel %s is %s: %s", self._name, decision.state.value, decision.reason)
         self._on_change(self.status)

@@ -65,7 +65,8 @@ class Heard:
     """Events of some kinds, as they come.
 
     Args:
-        lossy: Kinds of which the oldest may be left out where too many come.
+        lossy: Kinds that nobody waits for: they are there with the next other one or at the time limit, and
+            where too many come the oldest are left out.
     """
 
     def __init__(self, lossy: frozenset[str]) -> None:
@@ -80,15 +81,20 @@ class Heard:
         Raises:
             DaemonGoneError: The connection has ended, and all that came before it was taken.
         """
-        if not self._queue and self._end is None:
+        if not self._news.is_set() and self._end is None:
             with suppress(TimeoutError):
                 async with asyncio.timeout(timeout_s):
                     await self._news.wait()
+        taken = self.taken()
+        if not taken and self._end is not None:
+            raise DaemonGoneError(str(self._end))
+        return taken
+
+    def taken(self) -> list[tuple[str, Tree]]:
+        """What has come so far."""
         self._news.clear()
         taken = list(self._queue)
         self._queue.clear()
-        if not taken and self._end is not None:
-            raise self._end
         return taken
 
     def put(self, name: str, message: Tree) -> None:
@@ -103,7 +109,8 @@ class Heard:
                 raise DaemonGoneError(f"more than {QUEUED_MAX} events of strongSwan wait to be read")
             del self._queue[at]
         self._queue.append((name, message))
-        self._news.set()
+        if name not in self._lossy:
+            self._news.set()
 
     def end(self, error: DaemonGoneError) -> None:
         """Nothing more comes."""
@@ -141,6 +148,8 @@ class Vici:
                 reader, writer = await asyncio.open_unix_connection(path)
         except (OSError, TimeoutError) as error:
             reason = getattr(error, "strerror", None) or "no answer"
+            if isinstance(error, PermissionError):
+                reason += "; strongswan.conf must have this user's group as the group of charon"
             raise DaemonGoneError(f"strongSwan cannot be reached at {path}: {reason}") from None
         made = cls(path, reader, writer)
         try:
@@ -177,7 +186,7 @@ class Vici:
             kind, payload = await self._exchange(Packet.request(command, _written(message or {})))
             if stream is not None:
                 await self._unregister(stream, parts)
-        streamed = [each for _, each in await parts.wait(0)] if stream is not None else []
+        streamed = [each for _, each in parts.taken()]
         if kind == Packet.CMD_UNKNOWN:
             raise RefusedError(f"{command}: strongSwan does not know this command", streamed)
         if kind != Packet.CMD_RESPONSE:
@@ -198,7 +207,7 @@ class Vici:
 
         Args:
             names: Their kinds.
-            lossy: Kinds of which the oldest may be left out where too many come.
+            lossy: Kinds that nobody waits for, and that may be left out.
 
         Raises:
             DaemonGoneError: The connection has ended.
