@@ -527,3 +527,6 @@ impl Registry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
