@@ -5,6 +5,7 @@ mod whole;
 
 use std::collections::VecDeque;
 use std::fs;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -30,6 +31,11 @@ impl Folder {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("flowtap-spool-{}-{number}", std::process::id());
         Self(std::env::temp_dir().join(name))
+    }
+
+    /// Makes it, as a spool would.
+    pub(super) fn make(&self) {
+        fs::DirBuilder::new().mode(0o700).create(&self.0).unwrap();
     }
 
     /// The files of segments, in order.

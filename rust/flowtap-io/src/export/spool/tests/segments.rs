@@ -105,7 +105,7 @@ fn a_segment_that_is_cut_off_anywhere_gives_what_is_whole() {
     let octets = fs::read(only_file(&whole)).unwrap();
     for length in 0..octets.len() {
         let folder = Folder::new();
-        fs::create_dir_all(&folder.0).unwrap();
+        folder.make();
         let path = folder.0.join(only_file(&whole).file_name().unwrap());
         fs::write(path, &octets[..length]).unwrap();
         let (waiting, numbers, lost, notices) = found(&folder);
@@ -128,7 +128,7 @@ fn a_segment_that_is_changed_anywhere_gives_nothing_that_was_not_written() {
     let octets = fs::read(only_file(&whole)).unwrap();
     for at in 0..octets.len() {
         let folder = Folder::new();
-        fs::create_dir_all(&folder.0).unwrap();
+        folder.make();
         let path = folder.0.join(only_file(&whole).file_name().unwrap());
         let mut changed = octets.clone();
         changed[at] ^= 0x10;
@@ -173,7 +173,7 @@ fn blocks_in_another_order_or_from_another_segment_are_none() {
     assert_eq!(mine.len(), 7);
     let write = |parts: &[&[u8]]| {
         let folder = Folder::new();
-        fs::create_dir_all(&folder.0).unwrap();
+        folder.make();
         let path = folder.0.join(only_file(&one).file_name().unwrap());
         fs::write(path, [&preamble[..], &parts.concat()].concat()).unwrap();
         let (waiting, numbers, lost, notices) = found(&folder);
@@ -303,7 +303,7 @@ fn a_key_shows_itself_to_nobody() {
 #[test]
 fn a_link_in_the_place_of_a_file_is_not_followed() {
     let folder = Folder::new();
-    fs::create_dir_all(&folder.0).unwrap();
+    folder.make();
     std::os::unix::fs::symlink(Path::new("/etc/hostname"), folder.0.join("lock")).unwrap();
     assert!(Directory::open(&folder.0, None).is_err());
 }
