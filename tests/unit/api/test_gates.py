@@ -437,6 +437,17 @@ def test_a_directory_has_one_tap(capture: str, arrivals: socket.socket, tmp_path
     Tap.replay([capture], table(arrivals), **options).stop()
 
 
+def test_a_directory_that_others_may_enter_is_none(
+    capture: str, arrivals: socket.socket, tmp_path: Path
+) -> None:
+    directory = tmp_path / "open"
+    directory.mkdir()
+    directory.chmod(0o755)
+    with pytest.raises(DataPlaneError, match=r"mode 755\); 700 is right"):
+        Tap.replay([capture], table(arrivals), gates=[Gate("ttp")], spool_directory=str(directory))
+    assert directory.stat().st_mode & 0o777 == 0o755
+
+
 def test_without_a_directory_nothing_waits_on_disk(capture: str, arrivals: socket.socket) -> None:
     on_disk = table(arrivals, spool="disk")
     with Tap.replay([capture], on_disk, pace="fast", gates=[Gate("ttp")]) as tap:
