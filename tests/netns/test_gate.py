@@ -258,3 +258,31 @@ def test_what_is_in_the_way_of_one_is_not_in_the_way_of_others(scene: Scene) -> 
     assert [counts[name]["in_spool"] for name in destinations] == [40, 0, 0]
     assert [counts[name]["exported"] for name in destinations] == [0, 40, 40]
     assert scene.observer.on_wire() == 0
+
+
+@pytest.mark.parametrize("spool", ["none", "memory"])
+def test_answers_of_the_network_are_about_earlier_copies(scene: Scene, spool: str) -> None:
+    """Nobody listens, and each answer comes with the next send: none of the copies is held or lost for that."""
+    tapper = scene.tapper(spool=spool, port=PORT + 9)
+    tapper.open("ttp")
+    scene.speak(300, pause_s=0.002)
+    until("all have left", lambda: tapper.stats()["exported"] == 300)
+    stats = tapper.stats()
+    assert (stats["in_spool"], stats["dropped"]) == (0, 0)
+    assert "listens" in stats["destinations"]["cd1"]["last_error"]
+
+
+def test_what_was_in_a_lost_tunnel_comes_again_before_all_else(scene: Scene) -> None:
+    tapper = scene.tapper(resend_s=60)
+    tapper.open("ttp")
+    scene.speak(100)
+    until("all have arrived", lambda: len(scene.observer.numbers()) == 100)
+    tapper.shut("ttp", in_doubt_s=60)
+    scene.speak(50)
+    until("the others wait", lambda: tapper.stats()["in_spool"] == 50)
+    assert scene.observer.on_wire() == 100
+    tapper.open("ttp")
+    until("all have arrived", lambda: len(scene.observer.numbers()) == 250)
+    assert scene.observer.numbers() == [*range(100), *range(100), *range(50)]
+    counts = tapper.stats()["destinations"]["cd1"]
+    assert (counts["exported"], counts["resent"], counts["exported_in_doubt"]) == (150, 100, 0)

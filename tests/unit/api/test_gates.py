@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import struct
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -36,16 +38,19 @@ def packet(number: int, octets: int = 60) -> bytes:
     return head + bytes((192, 0, 2, 1, 198, 51, 100, 1)) + udp
 
 
-@pytest.fixture
-def capture(tmp_path: Path) -> str:
+def write_capture(path: Path, octets: int = 60) -> str:
     """Numbered packets, raw IP."""
-    path = tmp_path / "numbered.pcap"
-    records = (packet(number) for number in range(PACKETS))
+    records = (packet(number, octets) for number in range(PACKETS))
     path.write_bytes(
         struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65_535, 101)
         + b"".join(struct.pack("<IIII", 0, 0, len(each), len(each)) + each for each in records)
     )
     return str(path)
+
+
+@pytest.fixture
+def capture(tmp_path: Path) -> str:
+    return write_capture(tmp_path / "numbered.pcap")
 
 
 @pytest.fixture
@@ -432,6 +437,17 @@ def test_a_directory_has_one_tap(capture: str, arrivals: socket.socket, tmp_path
     Tap.replay([capture], table(arrivals), **options).stop()
 
 
+def test_a_directory_that_others_may_enter_is_none(
+    capture: str, arrivals: socket.socket, tmp_path: Path
+) -> None:
+    directory = tmp_path / "open"
+    directory.mkdir()
+    directory.chmod(0o755)
+    with pytest.raises(DataPlaneError, match=r"mode 755\); 700 is right"):
+        Tap.replay([capture], table(arrivals), gates=[Gate("ttp")], spool_directory=str(directory))
+    assert directory.stat().st_mode & 0o777 == 0o755
+
+
 def test_without_a_directory_nothing_waits_on_disk(capture: str, arrivals: socket.socket) -> None:
     on_disk = table(arrivals, spool="disk")
     with Tap.replay([capture], on_disk, pace="fast", gates=[Gate("ttp")]) as tap:
@@ -440,3 +456,46 @@ def test_without_a_directory_nothing_waits_on_disk(capture: str, arrivals: socke
         stats = tap.stats()
     assert (stats.in_spool, stats.dropped) == (0, PACKETS)
     assert "directory" in (stats.destinations[0].last_error or "")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system that takes a quarter of a mebibyte."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", str(place)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root mounts")
+def test_a_full_disk_costs_what_it_does_not_take_and_nothing_else(
+    arrivals: socket.socket, tmp_path: Path, small_disk: Path
+) -> None:
+    capture = write_capture(tmp_path / "long.pcap", 1_000)
+    gate = Gate("ttp")
+    on_disk = table(arrivals, spool="disk")
+    options: dict[str, Any] = {"gates": [gate], "spool_directory": str(small_disk / "spool")}
+    found: list[int] = []
+    with Tap.replay([capture], on_disk, pace="fast", **options) as tap:
+        tap.start()
+        until(lambda: tap.finished)
+        stats = tap.stats()
+        assert stats.copied == PACKETS
+        assert 100 < stats.in_spool < 300
+        assert stats.dropped == PACKETS - stats.in_spool
+        (destination,) = stats.destinations
+        assert destination.lost == [(7, stats.dropped, stats.dropped * 1_000)]
+        assert "takes no more" in (destination.last_error or "")
+        waiting = stats.in_spool
+        gate.open()
+        deadline = time.monotonic() + 10
+        while tap.stats().exported < waiting and time.monotonic() < deadline:
+            found += numbers(arrivals)
+        assert balanced(tap.stats())
+        assert tap.error is None
+    found += numbers(arrivals)
+    assert len(found) == waiting
+    assert found == sorted(found)

@@ -30,6 +30,8 @@ pub(crate) use self::socket::{source_of, take_nothing};
 pub use self::gate::Gate;
 use self::sockets::{Route, Sockets};
 use self::spool::Guard;
+#[cfg(fuzzing)]
+pub use self::spool::read_segment;
 pub use self::spool::{KEY_OCTETS, SpoolError, Spools};
 use self::udp::{Outcome, Patience, Span};
 use crate::broker::Broker;

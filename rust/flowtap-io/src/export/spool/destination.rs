@@ -16,6 +16,8 @@ use crate::export::udp::{Outcome, Patience, Span};
 /// How long a closed way is not tried again: a rule or a route that is put in order is noticed soon, and until then
 /// trying costs next to nothing.
 const PAUSE: Duration = Duration::from_millis(100);
+/// How much longer than asked for copies are kept: what is in doubt is rounded outward.
+const GRACE: Duration = Duration::from_secs(1);
 /// Copies that leave the spool in one piece: as many as two calls of the kernel take.
 const PIECE: usize = 128;
 
@@ -292,7 +294,6 @@ impl State {
             return;
         };
         let mut again: u64 = 0;
-        self.forget_old(Instant::now());
         for mut copy in self.kept.take_since(since) {
             copy.was_sent = true;
             self.queue.put_back(copy);
@@ -332,9 +333,10 @@ impl State {
     }
 
     fn forget_old(&mut self, now: Instant) {
-        match now.checked_sub(self.resend) {
-            Some(moment) if !self.resend.is_zero() => self.kept.forget_before(moment),
-            _ => while self.resend.is_zero() && self.kept.forget_oldest() {},
+        if self.resend.is_zero() {
+            while self.kept.forget_oldest() {}
+        } else if let Some(moment) = now.checked_sub(self.resend.saturating_add(GRACE)) {
+            self.kept.forget_before(moment);
         }
     }
 

@@ -56,7 +56,17 @@ impl Directory {
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700);
         builder.create(path).map_err(failed(path))?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700)).map_err(failed(path))?;
+        let mode = fs::metadata(path)
+            .map_err(failed(path))?
+            .permissions()
+            .mode()
+            & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(SpoolError::Directory {
+                path: path.display().to_string(),
+                message: format!("others may enter it (mode {mode:03o}); 700 is right"),
+            });
+        }
         let lock = OpenOptions::new()
             .write(true)
             .create(true)
@@ -433,7 +443,16 @@ impl Segment {
         let read = || {
             let file = open_file(&self.path)?;
             let content = self.content(directory, &file, &block)?;
-            Ok(content.as_deref().and_then(read_copies))
+            let copies = content.as_deref().and_then(read_copies);
+            // As many as were counted.
+            let is_true = |copies: &Vec<HeldCopy>| {
+                let mut held = Held::default();
+                for copy in copies {
+                    held.add(Held::of(copy));
+                }
+                held == block.held()
+            };
+            Ok(copies.filter(is_true))
         };
         let why = match read() {
             Ok(Some(copies)) => return Some(Ok(copies)),

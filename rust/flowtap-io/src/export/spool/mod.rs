@@ -6,6 +6,8 @@
 
 mod destination;
 mod disk;
+#[cfg(fuzzing)]
+mod fuzzing;
 mod queue;
 mod segment;
 mod sent;
@@ -21,6 +23,8 @@ use flowtap_core::table::{Destination, FilterTable, Protection, SpoolKind};
 
 use self::destination::DestinationSpool;
 use self::disk::{Directory, Segment};
+#[cfg(fuzzing)]
+pub use self::fuzzing::read_segment;
 use self::queue::Queue;
 pub use self::segment::KEY_OCTETS;
 use super::gate::Gate;
@@ -527,3 +531,6 @@ impl Registry {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
