@@ -244,8 +244,10 @@ class Ipsec:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.net.__exit__(*exception)
-        shutil.rmtree(self.directory)
+        try:
+            self.net.__exit__(*exception)
+        finally:
+            shutil.rmtree(self.directory)
 
     def _connect(self) -> None:
         net = self.net

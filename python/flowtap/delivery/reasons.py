@@ -72,13 +72,13 @@ class Reasons:
 
     def __init__(self) -> None:
         self._lines: deque[str] = deque(maxlen=KEPT)
-        self._silence = ""
+        self._is_silent = False
         self._is_stale = False
 
     def clear(self) -> None:
         """What was is over."""
         self._lines.clear()
-        self._silence = ""
+        self._is_silent = False
         self._is_stale = False
 
     def begin(self) -> None:
@@ -95,14 +95,14 @@ class Reasons:
             self.clear()
         if is_silence:
             # A wrong secret has this consequence, too, and tells more by itself.
-            self._silence = line
+            self._is_silent = True
         elif line not in self._lines:
             self._lines.append(line)
 
     def __str__(self) -> str:
         """What is wrong, and the lines that say so; empty where nothing is known."""
         if not self._lines:
-            return f"the other gateway does not answer (strongSwan: {self._silence})" if self._silence else ""
+            return "the other gateway does not answer" if self._is_silent else ""
         lines = "; ".join(self._lines)
         meaning = next((words for sign, words in _MEANINGS if sign.search(lines.lower())), None)
         return f"{meaning} (strongSwan: {lines})" if meaning else f"strongSwan: {lines}"

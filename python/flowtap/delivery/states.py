@@ -45,6 +45,8 @@ BACK_OFF_MAX_S: Final = 30.0
 STEADY_S: Final = 5.0
 """A tunnel that is lost sooner than this after it came up is given time to settle before it is used again."""
 _QUESTION: Final = "IKE_DPD"
+_DELETED: Final = "one side has deleted the association"
+_GIVEN_UP: Final = "the other gateway was given up: it no longer answers, or has forgotten the association"
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,7 @@ class TunnelMachine:
         self._flaps = 0
         self._reopen_s = now_s
         self._lost_since_s: float | None = None
+        self._why_lost = ""
         # Initiating.
         self._is_initiating = False
         self._failures = 0
@@ -153,7 +156,8 @@ class TunnelMachine:
         children = [child for each in found for child in each.children]
         visible = {each.unique_id for each in children}
         if self._carrying - visible:
-            # Gone, and nobody has said why yet.
+            # Nobody has said why yet.
+            self._why_lost = "an association is gone"
             self._lose(asked_s, is_said=False)
         fitting = self._judge(children)
         self._fading = ((self._fading | self._carrying) & visible) - fitting
@@ -201,6 +205,7 @@ class TunnelMachine:
             if event.unique_id in self._carrying | self._fading:
                 self._carrying.discard(event.unique_id)
                 self._fading.discard(event.unique_id)
+                self._why_lost = _DELETED if event.is_said else _GIVEN_UP
                 self._lose(now_s, is_said=event.is_said)
             return
         if event.old_id in self._carrying:
@@ -271,6 +276,7 @@ class TunnelMachine:
             self._opened_s = now_s
             self._answered_s = self._seen_s
             self._reasons.clear()
+            self._why_lost = ""
         self._is_open, self._lost_since_s = is_open, None
         terminate, initiate = self._remedy(now_s)
         return Decision(
@@ -281,7 +287,7 @@ class TunnelMachine:
             verify=self._wants_proof(now_s),
             terminate=terminate,
             initiate=initiate,
-            is_telling=state is not TunnelState.CONNECTING or bool(str(self._reasons)),
+            is_telling=state is not TunnelState.CONNECTING or reason == str(self._reasons),
         )
 
     def _settle(self, now_s: float) -> None:
@@ -314,14 +320,15 @@ class TunnelMachine:
         return is_all and not self._is_proven and now_s >= self._reopen_s
 
     def _trouble(self) -> tuple[TunnelState, str]:
-        told = str(self._reasons)
         if self._misfits:
             return TunnelState.DOWN, f"not as asked for: {'; '.join(sorted(set(self._misfits.values())))}"
+        known = str(self._reasons) or self._why_lost
         if self._is_under_way:
-            return TunnelState.CONNECTING, told or "the gateways negotiate"
-        if self.found:
-            return TunnelState.DOWN, told or "the gateways know each other, but nothing carries packets"
-        return TunnelState.DOWN, told or "there is no association"
+            return TunnelState.CONNECTING, known or "the gateways negotiate"
+        if not known and not self._failures:
+            return TunnelState.CONNECTING, "strongSwan is about to begin"
+        nothing = "the gateways know each other, but nothing carries packets"
+        return TunnelState.DOWN, known or (nothing if self.found else "there is no association")
 
     @property
     def _is_under_way(self) -> bool:

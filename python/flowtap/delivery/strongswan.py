@@ -91,7 +91,7 @@ class StrongSwanTunnel:
         self._wants_load = False
         self._is_closed = False
         self._said: tuple[TunnelState, str] | None = None
-        self._logged: tuple[TunnelState, str] | None = None
+        self._logged = ""
         self._reason = "it was not begun yet"
 
     @property
@@ -361,8 +361,8 @@ class StrongSwanTunnel:
 
     def _say(self, decision: Decision) -> None:
         self._said = (decision.state, decision.reason)
-        if decision.is_telling and self._logged != self._said:
-            self._logged = self._said
+        if decision.is_telling and self._logged != decision.reason:
+            self._logged = decision.reason
             say = self._complaints.info if decision.state is TunnelState.UP else self._complaints.warning
             say(decision.state, "tunnel %s is %s: %s", self._name, decision.state.value, decision.reason)
         self._on_change(self.status)

@@ -47,7 +47,7 @@ def test_it_comes_up_step_by_step() -> None:
     assert made.decide(1) == Decision(S.DOWN, "strongSwan cannot be reached", is_open=False)
     made.daemon_ready(2)
     made.saw((), 2)
-    assert made.decide(2).state is S.DOWN
+    assert (made.decide(2).state, made.decide(2).is_telling) == (S.CONNECTING, False)
     made.saw((ike(state="CONNECTING"),), 3)
     assert made.decide(3).state is S.CONNECTING
     made.saw((ike(child()),), 4)
@@ -126,6 +126,7 @@ def test_a_deletion_that_was_said_leaves_little_doubt() -> None:
     made.heard(ChildDown(1, is_said=True), 20.5)
     decision = made.decide(20.5)
     assert (decision.is_open, decision.in_doubt_s) == (False, 2)
+    assert decision.reason == "one side has deleted the association"
     # The next one is there already when it is looked at.
     made.saw((ike(child(2)),), 20.6)
     assert made.decide(20.6).verify
@@ -165,7 +166,8 @@ def test_a_question_without_answer_makes_it_suspect_and_leaves_it_open() -> None
     assert states == [S.UP, S.UP, S.SUSPECT, S.SUSPECT]
     made.heard(ChildDown(1, is_said=False), 24.5)
     decision = made.decide(24.5)
-    assert (decision.is_open, decision.in_doubt_s) == (False, 4.5 + 2 + 2)
+    assert (decision.state, decision.in_doubt_s) == (S.DOWN, 4.5 + 2 + 2)
+    assert "the other gateway was given up" in decision.reason
 
 
 def test_an_answer_at_last_leaves_a_doubt_and_it_open() -> None:
