@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -50,7 +51,14 @@ def pair(net: Net) -> tuple[str, str]:
 def test_copies_through_a_socket_of_the_caller_s_are_not_tapped(
     net: Net, pair: tuple[str, str], bound: str
 ) -> None:
-    one, _ = pair
+    one, other = pair
+    # Somebody takes them, so that nobody says that they could not be delivered.
+    words = (
+        "import socket, time; s = socket.socket(2, 2); s.bind(('', 30000)); print(flush=True); time.sleep(60)"
+    )
+    taker = net.start(other, PYTHON, "-c", words, stdout=subprocess.PIPE)
+    assert taker.stdout is not None
+    taker.stdout.readline()
     # The tasked source is another one: what leaves has that of the socket.
     destination = {"address": THERE, "port": 30_000, "source_address": "192.0.2.1"}
     options: dict[str, Any] = {"destinations": {"cd1": destination}, "export": [bound, 40_000]}

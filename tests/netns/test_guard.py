@@ -561,6 +561,30 @@ def test_by_hand(scene: Scene, for_everybody: Path) -> None:
     assert [guard(each)[0] for each in ("install", "verify", "show")] == [3, 3, 3]
 
 
+def test_a_tunnel_s_interface_is_no_ethernet_device(scene: Scene, tmp_path: Path) -> None:
+    """Whatever goes through the tunnel's interface is let through; through an uplink it would be in clear."""
+    path = tmp_path / "flowtap.toml"
+    words = (
+        "ip",
+        "netns",
+        "exec",
+        scene.host,
+        PYTHON,
+        "-m",
+        "flowtap",
+        "guard",
+        "install",
+        "--config",
+        str(path),
+    )
+    said = []
+    for interface in ("up0", "not-there"):
+        path.write_text(CONFIGURATION.replace('"ipsec0"', f'"{interface}"'))
+        done = subprocess.run(words, capture_output=True, text=True, check=False, timeout=60)
+        said.append((done.returncode, "up0 is an Ethernet device" in done.stdout + done.stderr))
+    assert said == [(1, True), (0, False)]
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_the_daemon_installs_it_and_leaves_it(scene: Scene, tmp_path: Path, number: signal.Signals) -> None:
     directory = tmp_path

@@ -363,6 +363,28 @@ def test_nobody_connects_in_clear_where_everybody_must_come_through_the_tunnel(
     tapped.end()
 
 
+def test_an_operator_takes_the_tunnel_down_and_up(tapped: Tapped) -> None:
+    def flowtap(*words: str) -> subprocess.CompletedProcess[str]:
+        line = [PYTHON, "-m", "flowtap", "tunnel", *words, "--socket", str(tapped.directory / "flowtap.sock")]
+        return subprocess.run(line, capture_output=True, text=True, check=False, timeout=30)
+
+    tapped.add(f"Source-Address: {SUBJECT}")
+    assert flowtap("rekey", "ttp").returncode == 0
+    assert flowtap("rekey", "ttp", "--ike").returncode == 0
+    assert flowtap("down", "ttp").returncode == 0
+    assert tapped.tunnel()["state"] == "down"
+    tapped.send(20)
+    until("they wait", lambda: tapped.stats()["in_spool"] == 20)
+    refused = flowtap("rekey", "ttp")
+    assert refused.returncode == 1
+    assert "tunnel ttp" in refused.stderr
+    assert "there are: ttp" in flowtap("up", "other").stderr
+    assert flowtap("up", "ttp").returncode == 0
+    tapped.until_tunnel("up")
+    tapped.until_delivered()
+    assert tapped.arrived() == list(range(20))
+
+
 def test_copies_on_disk_outlive_the_tap(ipsec: Ipsec, tmp_path: Path) -> None:
     """Ended while they wait: the next run, which has the key, delivers them; nobody else can read them."""
     ipsec.load_peer("modern")

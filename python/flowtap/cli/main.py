@@ -38,6 +38,7 @@ COMMANDS = {
     "reject": ("act", "End criteria that wait for approval."),
     "replay": ("replay", "Match captures against criteria, once."),
     "run": ("run", "The daemon: a tap that is tasked over SSH."),
+    "tunnel": ("tunnel", "Take a tunnel down, bring it up, or give it new keys."),
     "show": ("show", "What a running tap does."),
 }
 

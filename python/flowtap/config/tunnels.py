@@ -41,7 +41,7 @@ WEAK: Final = frozenset(
 """Algorithms that are negotiated only where the tunnel is legacy (RFC 8221, RFC 8247)."""
 NO_SECRECY: Final = frozenset({"null", "aes128gmac", "aes192gmac", "aes256gmac"})
 """Encryption that is none; never negotiated."""
-_PROPOSAL: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9_]+)+")
+_PROPOSAL: Final = re.compile(r"[a-z0-9]+(?:-[a-z0-9_]+)*")
 Octets = Annotated[int, Field(ge=1 << 16, le=1 << 40)]
 
 
@@ -79,6 +79,8 @@ class TunnelSection(_Section):
     own retransmission settings decide, which must fit (``flowtap config strongswan``)."""
     interface: InterfaceName | None = None
     """The XFRM interface or TUN device that it has; none in the kernel's policy mode."""
+    interface_id: Annotated[int, Field(ge=1, le=2**32 - 1)] | None = None
+    """The number that an XFRM interface was made with (``if_id``)."""
     vici_socket: FileName = "/run/charon.vici"
     spool: SpoolKind = "memory"
     """Where copies wait while it is down, unless their content destination says otherwise."""
@@ -124,6 +126,9 @@ class TunnelSection(_Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Self:
+        if self.interface_id is not None and self.interface is None:
+            msg = "interface_id: is the number of an interface; interface is right beside it"
+            raise ValueError(msg)
         if self.local_gateway.version != self.remote_gateway.version:
             msg = "local_gateway and remote_gateway must be of one family"
             raise ValueError(msg)

@@ -122,6 +122,8 @@ def load_connection(name: str, section: TunnelSection, secrets: TunnelSecrets) -
         "remote": remote,
         "children": {each.name: _child(each, section) for each in wanted_children(name, section)},
     }
+    if section.interface_id is not None:
+        connection |= {"if_id_in": str(section.interface_id), "if_id_out": str(section.interface_id)}
     if section.ike_version == 1:
         connection["dpd_timeout"] = f"{section.dead_peer_s}s"
     return {name: connection}

@@ -21,6 +21,7 @@ from flowtap.config import LoadedConfiguration, load, read_secret
 from flowtap.config.schema import endpoint
 from flowtap.control import ControlPlane, PortError
 from flowtap.delivery.credentials import read_tunnel_secrets
+from flowtap.delivery.guard import GuardPlan
 from flowtap.delivery.paths import Paths
 from flowtap.dtcp import Dialect
 from flowtap.errors import ConfigurationError, DataPlaneError
@@ -87,6 +88,7 @@ def check(configuration: LoadedConfiguration) -> None:
     spool_key(configuration)
     for name in configuration.values.tunnel:
         read_tunnel_secrets(configuration, name)
+    GuardPlan.of(configuration.values)
     _check_sources(configuration)
 
 
@@ -254,6 +256,7 @@ class Daemon:
                 "reject": views.reject,
                 "clear criteria": views.clear_criteria,
                 "clear sequence-number": views.clear_sequence,
+                "tunnel": tunnels.act,
             },
         )
 

@@ -24,6 +24,9 @@ PLACES: Final = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
 PROGRAM_S: Final = 10
 """How long one program may take; each needs some milliseconds."""
 RIGHT: Final = "CAP_NET_ADMIN"
+SYSTEM: Final = Path("/sys/class/net")
+ETHERNET: Final = 1
+"""``ARPHRD_ETHER``; tunnels have no link header (``ARPHRD_NONE``)."""
 _NO_SUCH: Final = "No such file or directory"
 _FORBIDDEN: Final = "Operation not permitted"
 
@@ -41,7 +44,7 @@ class Netfilter:
             DataPlaneError: Nobody can look.
             PermissionMissingError: This process may not.
         """
-        return faults(plan, self._table(), self._rules())
+        return [*faults(plan, self._table(), self._rules()), *_open_interfaces(plan)]
 
     def install(self, plan: GuardPlan) -> list[str]:
         """Puts the guard in place, and looks at it. A sound one is left alone, so that its counters go on.
@@ -128,6 +131,24 @@ class Netfilter:
             )
             raise PermissionMissingError(message, right=RIGHT)
         raise _ProgramError(name, said)
+
+
+def _open_interfaces(plan: GuardPlan) -> list[str]:
+    """Interfaces of tunnels that protect nothing: the guard lets everything through them."""
+    return [
+        f"tunnel {tunnel.name}: {tunnel.interface} is an Ethernet device, through which everything would"
+        " leave in clear; the tunnel's own XFRM interface or TUN device is right, or none"
+        for tunnel in plan.tunnels
+        if tunnel.interface is not None and _kind(tunnel.interface) == ETHERNET
+    ]
+
+
+def _kind(interface: str) -> int | None:
+    """The kernel's number for what an interface carries (ARPHRD); None where there is none."""
+    try:
+        return int((SYSTEM / interface / "type").read_text())
+    except (OSError, ValueError):
+        return None
 
 
 class _ProgramError(DataPlaneError):

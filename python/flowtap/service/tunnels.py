@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from flowtap import Gate
 from flowtap.config import read_secret
+from flowtap.control import PortError
 from flowtap.delivery.credentials import read_tunnel_secrets
 from flowtap.delivery.guard import GuardPlan
 from flowtap.delivery.strongswan import StrongSwanTunnel
-from flowtap.errors import ConfigurationError
+from flowtap.errors import ConfigurationError, TunnelError
 from flowtap.service import clock
 from flowtap.service.guard import Guard
+from flowtap.service.views import may_change
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,12 +25,17 @@ if TYPE_CHECKING:
 
     from flowtap.config import LoadedConfiguration
     from flowtap.config.tunnels import TunnelSection
+    from flowtap.control import Principal
     from flowtap.delivery.associations import ChildAssociation, IkeAssociation
     from flowtap.delivery.tunnel import TunnelStatus
 
 __all__ = ["Tunnels", "spool_key"]
 
-KEY_OCTETS = 32
+_LOG = logging.getLogger(__name__)
+
+KEY_OCTETS: Final = 32
+ACTS: Final = ("up", "down", "rekey", "rekey ike")
+"""What can be done with a tunnel."""
 
 
 def spool_key(configuration: LoadedConfiguration) -> bytes | None:
@@ -135,6 +143,36 @@ class Tunnels:
     def guard_state(self) -> str:
         """One word: ``running``, ``ended``, or ``none`` where there is no tunnel."""
         return "none" if self._guard is None else self._guard.state
+
+    async def act(self, principal: Principal, argument: object) -> dict[str, Any]:
+        """Takes a tunnel down, brings it up, or gives it new keys.
+
+        Raises:
+            Refused: The login may not change the tap.
+            TypeError: The argument says something else.
+            PortError: There is no such tunnel, or strongSwan has not done it.
+        """
+        may_change(principal)
+        if not isinstance(argument, dict) or argument.get("do") not in ACTS:
+            raise TypeError(f"the name of a tunnel, and to do one of {', '.join(ACTS)}, is right")
+        found = next((each for each in self._tunnels if each.name == argument.get("name")), None)
+        if found is None:
+            names = ", ".join(self.sections) or "none"
+            raise PortError(f"there is no such tunnel; there are: {names}")
+        _LOG.warning("tunnel %s: %s, by %s", found.name, argument["do"], principal.login)
+        try:
+            match argument["do"]:
+                case "up":
+                    await found.up()
+                case "down":
+                    await found.down()
+                case "rekey":
+                    await found.rekey()
+                case _:
+                    await found.rekey("ike")
+        except TunnelError as error:
+            raise PortError(f"tunnel {found.name}: {error}") from None
+        return {"tunnel": found.name}
 
     def values(self) -> list[dict[str, Any]]:
         """What `show` says of them."""

@@ -69,6 +69,7 @@ def test_profiles(tmp_path: Path) -> None:
         ("resend_s = 20", 'esp_proposals = ["aes256-sha1"]', "needs legacy"),
         ("resend_s = 20", 'legacy = true\nesp_proposals = ["null-sha256"]', "does not encrypt"),
         ("resend_s = 20", 'esp_proposals = ["aes256gcm16 ecp384"]', "with dashes"),
+        ("resend_s = 20", "interface_id = 42", "the number of an interface"),
         ("resend_s = 20", "resend_s = 14", "at least the 15 s of dead_peer_s"),
         ("resend_s = 20", 'resend_s = 20\nspool = "none"', "needs a spool"),
         ("resend_s = 20", "dpd_delay_s = 15", "above dpd_delay_s"),

@@ -57,6 +57,11 @@ def test_a_modern_tunnel() -> None:
     }
 
 
+def test_an_xfrm_interface_has_a_number() -> None:
+    made: Any = load_connection("md", section(interface="ipsec-md", interface_id=42), SECRET)["md"]
+    assert (made["if_id_in"], made["if_id_out"]) == ("42", "42")
+
+
 def test_a_tunnel_as_the_how_to_has_it() -> None:
     made: Any = load_connection("md", legacy(ike_lifetime_s=86_400), SECRET)["md"]
     assert (made["version"], made["aggressive"]) == ("1", "no")
