@@ -331,7 +331,9 @@ def test_requests_through_the_tunnel_s_interface_are_heard(scene: Scene) -> None
     plan = GuardPlan(
         (GuardedTunnel("ttp", NETWORKS, "up0"),), (ClosedPort("udp", ip_address(SPEAKER), 1814, ("up0",)),)
     )
-    assert scene.netfilter("install", plan) == []
+    # A tunnel's device is none of Ethernet, and the guard says so; its rules are there all the same.
+    (fault,) = scene.netfilter("install", plan)
+    assert "up0 is an Ethernet device" in fault
     assert heard(scene, SPEAKER, 1814, DEVICE, NEXT) == [NEXT] * 2 + [DEVICE] * 2
     observer = scene.ask(scene.next_hop, WATCH, "up0")
     # The routing policy has no way; strongSwan, or the operator, puts it into table 220.
