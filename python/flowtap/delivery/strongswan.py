@@ -69,6 +69,7 @@ class StrongSwanTunnel:
         gate: Opened while the tunnel is up, and shut otherwise.
         guard: Verified before.
         on_change: Told of every change of state or reason.
+        place: Its number among the tunnels between the same gateways; None where it is alone.
 
     Raises:
         ConfigurationError: There is no such tunnel.
@@ -83,6 +84,7 @@ class StrongSwanTunnel:
         gate: GateLike,
         guard: GuardLike,
         on_change: Callable[[TunnelStatus], None],
+        place: int | None = None,
     ) -> None:
         self._name = name
         self._section = section
@@ -90,7 +92,7 @@ class StrongSwanTunnel:
         self._guard = guard
         self._on_change = on_change
         self._secrets = load_secrets(name, section, secrets)
-        self._connection = load_connection(name, section, secrets)
+        self._connection = load_connection(name, section, secrets, place)
         self._complaints = Complaints(_LOG)
         self._machine = TunnelMachine(section, wanted_children(name, section), time.monotonic())
         self._guard_lock = asyncio.Lock()

@@ -20,7 +20,7 @@ from flowtap.service.guard import Guard
 from flowtap.service.views import may_change
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
     from flowtap.config import Configuration, LoadedConfiguration
@@ -64,6 +64,16 @@ def _spool_directory(configuration: LoadedConfiguration) -> str | None:
     return str(directory) if "disk" in kinds or directory.is_dir() else None
 
 
+def _place(name: str, sections: Mapping[str, TunnelSection]) -> int | None:
+    """The number of a tunnel among those between the same gateways; None where it is alone."""
+
+    def gateways(section: TunnelSection) -> tuple[object, object]:
+        return section.local_gateway, section.remote_gateway
+
+    same = [each for each, section in sections.items() if gateways(section) == gateways(sections[name])]
+    return same.index(name) if len(same) > 1 else None
+
+
 class Tunnels:
     """All tunnels of a configuration; a gate is shut until its tunnel is up and the guard is sound.
 
@@ -100,6 +110,7 @@ class Tunnels:
                     gate=self.gates[name],
                     guard=guard,
                     on_change=self._changed,
+                    place=_place(name, self.sections),
                 )
                 for name, section in self.sections.items()
             ]
