@@ -28,6 +28,10 @@ SEGMENT_OCTETS: Final = 512 * 1024
 """Longest message of the protocol."""
 QUEUED_MAX: Final = 4096
 """Events that wait to be read, of each who listens, and parts of one streamed reply."""
+QUEUED_OCTETS_MAX: Final = 16 * SEGMENT_OCTETS
+"""How long they may be together: some thousand associations."""
+REFUSAL_MAX: Final = 200
+"""Letters of why strongSwan has not done something; the other side may have a say in it."""
 CONNECT_S: Final = 2.0
 REQUEST_S: Final = 5.0
 
@@ -71,7 +75,8 @@ class Heard:
 
     def __init__(self, lossy: frozenset[str]) -> None:
         self._lossy = lossy
-        self._queue: deque[tuple[str, Tree]] = deque()
+        self._queue: deque[tuple[str, Tree, int]] = deque()
+        self._octets = 0
         self._news = asyncio.Event()
         self._end: DaemonGoneError | None = None
 
@@ -98,24 +103,34 @@ class Heard:
     def taken(self) -> list[tuple[str, Tree]]:
         """What has come so far."""
         self._news.clear()
-        taken = list(self._queue)
+        taken = [(name, message) for name, message, _ in self._queue]
         self._queue.clear()
+        self._octets = 0
         return taken
 
-    def put(self, name: str, message: Tree) -> None:
+    def put(self, name: str, message: Tree, octets: int) -> None:
         """Takes an event.
+
+        Args:
+            name: Its kind.
+            message: What it says.
+            octets: Its length.
 
         Raises:
             DaemonGoneError: Too many wait that must not be lost.
         """
         if self._end is not None:
             return
-        if len(self._queue) >= QUEUED_MAX:
-            at = next((at for at, (kind, _) in enumerate(self._queue) if kind in self._lossy), None)
+        while len(self._queue) >= QUEUED_MAX or self._octets + octets > QUEUED_OCTETS_MAX:
+            at = next((at for at, (kind, *_) in enumerate(self._queue) if kind in self._lossy), None)
             if at is None:
-                raise DaemonGoneError(f"more than {QUEUED_MAX} events of strongSwan wait to be read")
+                raise DaemonGoneError(
+                    f"more than {QUEUED_MAX} events of strongSwan wait, or {QUEUED_OCTETS_MAX} octets of them"
+                )
+            self._octets -= self._queue[at][2]
             del self._queue[at]
-        self._queue.append((name, message))
+        self._queue.append((name, message, octets))
+        self._octets += octets
         if name not in self._lossy:
             self._news.set()
 
@@ -205,7 +220,9 @@ class Vici:
             self._close(error)
             raise
         if answer.get("success", "yes") != "yes":
-            raise RefusedError(f"{command}: {answer.get('errmsg') or 'strongSwan says no more'}", streamed)
+            said = "".join(each if each.isprintable() else " " for each in str(answer.get("errmsg", "")))
+            reason = said[:REFUSAL_MAX].strip()
+            raise RefusedError(f"{command}: {reason or 'strongSwan says no more'}", streamed)
         return Reply(answer, streamed)
 
     @asynccontextmanager
@@ -315,7 +332,7 @@ class Vici:
         if listening := self._heard.get(name):
             message = _read(segment[end:])
             for each in listening:
-                each.put(name, message)
+                each.put(name, message, len(segment))
 
     def _close(self, error: DaemonGoneError) -> None:
         """Ends it, once: for who waits, for who listens, and for who asks later."""

@@ -17,7 +17,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from vici.protocol import Message, Packet
 
-from flowtap.delivery.vici import QUEUED_MAX, SEGMENT_OCTETS, DaemonGoneError, RefusedError, Vici, _read
+from flowtap.delivery.vici import (
+    QUEUED_MAX,
+    QUEUED_OCTETS_MAX,
+    SEGMENT_OCTETS,
+    DaemonGoneError,
+    RefusedError,
+    Vici,
+    _read,
+)
 from flowtap.errors import TunnelError
 
 pytestmark = pytest.mark.asyncio
@@ -230,6 +238,34 @@ async def test_events_that_nobody_reads_are_bounded(tmp_path: Path) -> None:
                 assert taken[-1] == ("ike-updown", {"last": "yes"})
                 assert taken[-2] == ("log", {"number": str(QUEUED_MAX + 9)})
                 await vici.request("version")
+
+
+async def test_octets_that_nobody_reads_are_bounded(tmp_path: Path) -> None:
+    """An answer of long parts would fill the memory long before there are too many of them."""
+    part = event(b"list-sa", much=["x" * 60_000] * 8)
+
+    async def peer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await take(reader)
+        writer.write(CONFIRMED)
+        await take(reader)
+        for _ in range(40):
+            writer.write(part)
+            await writer.drain()
+        writer.write(answer(success="yes"))
+
+    async with daemon(tmp_path, peer) as path, Vici.connect(path) as vici:
+        with pytest.raises(DaemonGoneError, match=f"{QUEUED_OCTETS_MAX} octets"):
+            await vici.request("list-sas", stream="list-sa")
+
+
+async def test_a_refusal_is_one_line(tmp_path: Path) -> None:
+    refusal = answer(success="no", errmsg="first\n2026-01-01 second\x1b[2J " + "x" * 1000)
+    async with daemon(tmp_path, says(refusal)) as path, Vici.connect(path) as vici:
+        with pytest.raises(RefusedError) as caught:
+            await vici.request("load-conn")
+    assert str(caught.value).startswith("load-conn: first 2026-01-01 second")
+    assert len(str(caught.value)) < 300
+    assert str(caught.value).isprintable()
 
 
 async def test_what_is_too_long_is_not_sent(tmp_path: Path) -> None:
