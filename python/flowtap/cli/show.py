@@ -40,11 +40,12 @@ COLUMNS = {
 }
 _CAPTURE_PAGES = frozenset({"control-source", "content-destination", "statistics"})
 _SELECTED = {
-    "source-identifier": "control_source",
-    "destination-identifier": "content_destination",
-    "service-set": "name",
-    "address": "remote_gateway",
+    "source-identifier": ("control_source",),
+    "destination-identifier": ("content_destination",),
+    "service-set": ("service_set", "name"),
+    "address": ("remote_gateway",),
 }
+"""By which values of a row a word selects it."""
 
 
 @click.command(
@@ -99,11 +100,15 @@ def _select(answer: dict[str, Any], asked: Asked) -> dict[str, Any]:
     for word, value in asked.selectors.items():
         if word not in _SELECTED:
             continue
-        rows = [row for row in answer[asked.page.rows] if row[_SELECTED[word]] == value]
+        rows = [row for row in answer[asked.page.rows] if value in _names(row, word)]
         if not rows:
             fail(f"{word} {value}: there is nothing of that name to show")
         answer = {**answer, asked.page.rows: rows}
     return answer
+
+
+def _names(row: dict[str, Any], word: str) -> list[str]:
+    return [row[key] for key in _SELECTED[word]]
 
 
 def _print_like_router(asked: Asked, answer: dict[str, Any], group: str) -> None:

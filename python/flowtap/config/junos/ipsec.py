@@ -89,6 +89,8 @@ class Parts:
     """What a tunnel is put together from, before it is known that it works."""
 
     values: dict[str, tuple[Value, list[Node]]] = field(default_factory=dict)
+    names: dict[str, Node] = field(default_factory=dict)
+    """What the router called it, by key; ``show`` goes on with that."""
     secret: bytes | None = None
     secret_origin: Node | None = None
     secret_note: str | None = None
@@ -254,8 +256,8 @@ class Tunnels:
     # -- one term ------------------------------------------------------------------------------------------
 
     def _term(self, name: str, around: _ServiceSet, rule: Node, term: Node) -> None:
-        parts = Parts()
         reader = self._reader
+        parts = Parts(names={"service_set": around.node, "rule": rule, "term": term})
         direction = reader.one(rule, "match-direction")
         if reader.chosen(direction, ("input", "output")) is not None and direction is not None:
             parts.explained.append((direction, "a tunnel matches what leaves, and expects what comes"))
@@ -341,7 +343,7 @@ class Tunnels:
         parts.explained.append((other, "dead_peer_s is interval times threshold"))
 
     def _write(self, parts: Parts, term: Node, plan: TunnelPlan) -> None:
-        ledger, draft, name = self._ledger, self._draft, plan.name
+        reader, ledger, draft, name = self._reader, self._ledger, self._draft, plan.name
         if not parts.obstacles and not ledger.faults:
             self._try(parts, term)
         if ledger.faults:
@@ -366,9 +368,13 @@ class Tunnels:
             note = "" if parts.secret else "empty until the secret is written into it"
             target = draft.put(section, "pre_shared_key_file", file, origin, note=note)
             ledger.mapped(origin, target, parts.secret_note)
+        for key, node in parts.names.items():
+            # A service set may have a name that no other section could have; it is then shown as the tunnel's.
+            if reader.is_name(node.word):
+                draft.put(section, key, node.word, node, note="for show")
         for node, reason in parts.explained:
             ledger.mapped(node, f"tunnel.{name}", reason)
-        description = self._reader.child(term, "description")
+        description = reader.child(term, "description")
         if description is not None:
             ledger.ignored(description, "a description")
         draft.needed += [f"tunnel.{name}.{each}" for each in parts.needed]

@@ -56,6 +56,9 @@ def test_the_how_to() -> None:
         "ike_lifetime_s": 86_400,
         "esp_lifetime_s": 3_600,
         "pre_shared_key_file": "To-TTP-Company.psk",
+        "service_set": "IPSEC-TTP-Company-1",
+        "rule": "To-TTP-Company",
+        "term": "1",
     }
     assert imported.draft.files["To-TTP-Company.psk"].content == b"a_password_here\n"
     assert imported.draft.files["To-TTP-Company.psk"].is_secret
@@ -321,11 +324,20 @@ def test_terms_and_sets_get_names_of_their_own() -> None:
     assert imported.faults == []
     names = [names[1] for names in imported.draft.sections if names[0] == "tunnel"]
     assert names == ["To-TTP-Company-1", "To-TTP-Company-b"]
+    assert [imported.draft.value(("tunnel", name), "term") for name in names] == ["1", "b"]
     assert check(imported) == []
     # Which of both tasking comes through is not known.
     assert imported.draft.value(("control_source", "ft-ttp"), "tunnel") is None
     assert imported.draft.value(("dtcp", "ssh"), "listen") == ["0.0.0.0:32001"]
     assert any("does not say" in note or "do not say" in note for note in imported.draft.notes)
+
+
+def test_a_service_set_that_show_could_not_name() -> None:
+    """What is only there to be shown is no reason to leave a tunnel out."""
+    text = HOW_TO.replace("IPSEC-TTP-Company-1", '"a set, and more"')
+    imported = import_text(text, {"ge-0/0/0": "eth0"})
+    assert "service_set" not in tunnel(imported)
+    assert tunnel(imported)["rule"] == NAME
 
 
 def test_rule_sets() -> None:
