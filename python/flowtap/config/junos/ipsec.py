@@ -369,7 +369,7 @@ class Tunnels:
             target = draft.put(section, "pre_shared_key_file", file, origin, note=note)
             ledger.mapped(origin, target, parts.secret_note)
         for key, node in parts.names.items():
-            # A service set may have a name that no other section could have; it is then shown as the tunnel's.
+            # A service set may have a name that no section could have; it is then shown as the tunnel's.
             if reader.is_name(node.word):
                 draft.put(section, key, node.word, node, note="for show")
         for node, reason in parts.explained:
