@@ -102,8 +102,8 @@ def test_words_for_ike(cipher: str, digest: str, group: str, words: str) -> None
         ("aes-192-cbc", "hmac-sha-256-96", None, "aes192-sha256_96"),
         ("aes-256-cbc", "hmac-sha-384", "group20", "aes256-sha384-ecp384"),
         ("aes-256-cbc", "hmac-sha-512", "group14", "aes256-sha512-modp2048"),
-        ("aes-128-gcm", None, None, "aes128gcm16-noesn"),
-        ("aes-192-gcm", None, None, "aes192gcm16-noesn"),
+        ("aes-128-gcm", None, None, "aes128gcm16"),
+        ("aes-192-gcm", None, None, "aes192gcm16"),
         ("aes-256-gcm", "hmac-sha1-96", "group20", "aes256gcm16-ecp384"),
     ],
 )
@@ -299,6 +299,10 @@ def test_a_tunnel_that_cannot_be_leaves_nothing_in_clear(changes: tuple[str, ...
         ((f"{VPN}ike proposal proposal-1 lifetime-seconds 179",), "from 180 to 86,400"),
         ((f"{VPN}ipsec proposal dynamic-1 lifetime-seconds 86401",), "from 180 to 86,400"),
         ((f"{VPN}ipsec proposal dynamic-1 protocol x",), "one of esp, ah, bundle"),
+        (
+            (f"{VPN}ipsec proposal dynamic-1 authentication-algorithm hmac-sha2-256",),
+            "hmac-sha-256-96 or hmac-sha-256-128",
+        ),
         ((f"{VPN}rule To-TTP-Company match-direction sideways",), "one of input, output"),
         (("set routing-options static route 2.2.2.0/33 next-hop sp-0/3/0.1",), "'2.2.2.0/33' is no prefix"),
         (("set interfaces lo0 unit 0 family inet address 2.2.2.2.2",), "'2.2.2.2.2' is no address"),
