@@ -65,7 +65,9 @@ def import_junos(
     try:
         former = write(imported, source, output, replace=replace)
     except FolderError as error:
-        fail(str(error))
+        fail(f"{error}\nnothing was written")
+    except OSError as error:
+        fail(f"{output}: {error.strerror or error}\nnothing was written")
     if former is not None:
         say(f"what was in {output} is now in {former}")
     if as_json:

@@ -260,6 +260,39 @@ def test_a_tunnel_that_cannot_be_leaves_nothing_in_clear(changes: tuple[str, ...
 
 
 @pytest.mark.parametrize(
+    "stanza",
+    [
+        "security ike gateway g address 203.0.113.9",
+        "security ipsec vpn v bind-interface st0.0",
+        "groups g services ipsec-vpn rule r term 1 then remote-gateway 203.0.113.9",
+        "groups g services service-set s ipsec-vpn-rules r",
+        "logical-systems l services ipsec-vpn rule r match-direction input",
+    ],
+)
+def test_tunnels_in_stanzas_that_are_not_read_leave_nothing_in_clear(stanza: str) -> None:
+    imported = changed(f"set {stanza}")
+    assert tunnel(imported)["remote_gateway"] == "123.123.123.123"
+    assert imported.draft.value(("policy",), "require_tunnel") is True
+    assert any("write a [tunnel.NAME]" in each for each in imported.draft.needed)
+    assert ended(imported, stanza) == "unmapped"
+    imported = changed(f"set {stanza}", f"deactivate {stanza}")
+    assert imported.draft.value(("policy",), "require_tunnel") is None
+
+
+def test_where_all_tunnels_are_imported_that_all_copies_need_one_is_suggested() -> None:
+    assert any("require_tunnel = true refuses" in note for note in changed().draft.notes)
+    assert changed().draft.value(("policy",), "require_tunnel") is None
+    assert not any("require_tunnel" in note for note in import_text("system { host-name x; }", {}).draft.notes)
+
+
+def test_a_rule_without_a_service_set_is_told() -> None:
+    imported = changed("deactivate services service-set IPSEC-TTP-Company-1")
+    assert ("tunnel", NAME) not in imported.draft.sections
+    assert any("no service set uses it" in note and NAME in note for note in imported.draft.notes)
+    assert not any("no service set" in note for note in changed().draft.notes)
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ((f"{TERM}from destination-address 2.2.2.2.2",), "'2.2.2.2.2' is no prefix"),
