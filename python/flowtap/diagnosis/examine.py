@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Answers", "examine", "examine_host", "openings", "openings_before"]
 
+_Endpoint = tuple[str, IPv4Address | IPv6Address, int]
 _IKE_PORTS = (500, 4_500)
 
 
@@ -202,7 +203,7 @@ def openings_before(configuration: LoadedConfiguration) -> list[Opening]:
         closed = GuardPlan.of(configuration.values).ports
     except ConfigurationError:
         closed = ()
-    through = {(each.protocol, str(each.address), each.port) for each in closed}
+    through: set[_Endpoint] = {(each.protocol, each.address, each.port) for each in closed}
     return _openings(configuration, through)
 
 
@@ -211,12 +212,12 @@ def openings(configuration: LoadedConfiguration) -> list[Opening]:
     return _openings(configuration, set())
 
 
-def _openings(configuration: LoadedConfiguration, through: set[tuple[str, str, int]]) -> list[Opening]:
+def _openings(configuration: LoadedConfiguration, through: set[_Endpoint]) -> list[Opening]:
     values = configuration.values
     found: dict[Opening, None] = {}
     for protocol, listen in (("tcp", values.dtcp.ssh.listen), ("udp", values.dtcp.udp.listen)):
         for address, port in map(endpoint, listen):
-            is_hidden = ip_address(address).is_loopback or (protocol, address, port) in through
+            is_hidden = ip_address(address).is_loopback or (protocol, ip_address(address), port) in through
             if port and not is_hidden:
                 found[Opening(protocol, port, (ip_address(address).version,))] = None
     for section in values.tunnel.values():

@@ -161,8 +161,8 @@ class Tunnels:
         names = [f"{statement([rule.word])} (line {rule.line})" for rule in unused[:_NAMES_SHOWN]]
         names += [f"{len(unused) - len(names):,} more"] if len(unused) > len(names) else []
         self._draft.notes.append(
-            f"ipsec-vpn: no service set uses the rules {', '.join(names)}; they are no tunnels, neither on the"
-            " router nor here"
+            f"ipsec-vpn: no service set uses the rules {', '.join(names)}; they are no tunnels, neither on"
+            " the router nor here"
         )
 
     def _leave(self, node: Node) -> None:

@@ -282,13 +282,15 @@ def test_tunnels_in_stanzas_that_are_not_read_leave_nothing_in_clear(stanza: str
 def test_where_all_tunnels_are_imported_that_all_copies_need_one_is_suggested() -> None:
     assert any("require_tunnel = true refuses" in note for note in changed().draft.notes)
     assert changed().draft.value(("policy",), "require_tunnel") is None
-    assert not any("require_tunnel" in note for note in import_text("system { host-name x; }", {}).draft.notes)
+    assert not any(
+        "require_tunnel" in note for note in import_text("system { host-name x; }", {}).draft.notes
+    )
 
 
 def test_a_rule_without_a_service_set_is_told() -> None:
     imported = changed("deactivate services service-set IPSEC-TTP-Company-1")
     assert ("tunnel", NAME) not in imported.draft.sections
-    assert any("no service set uses it" in note and NAME in note for note in imported.draft.notes)
+    assert any("no service set uses" in note and NAME in note for note in imported.draft.notes)
     assert not any("no service set" in note for note in changed().draft.notes)
 
 
