@@ -223,6 +223,25 @@ def test_a_folder_with_files_is_left_alone(tmp_path: Path, capsys: pytest.Captur
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.1", "out.2"]
 
 
+def test_names_of_users_cannot_take_those_of_the_folder_s_own_files(tmp_path: Path) -> None:
+    public = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
+    users = "".join(
+        f'user {name} {{ class c; authentication {{ ssh-ed25519 "{public}"; }} }} '
+        for name in ("host_key", "Host_Key", "md", "MD")
+    )
+    file = tmp_path / "router.conf"
+    file.write_text(f"system {{ login {{ class c {{ permissions flow-tap-operation; }} {users} }} }}")
+    output = tmp_path / "out"
+    assert import_how_to(output, file=file) == 0
+    names = [path.name.lower() for path in output.iterdir()]
+    assert len(set(names)) == len(names)
+    logins = load(output / "flowtap.toml").values.login.user
+    for each in logins.values():
+        assert each.authorized_keys_file is not None
+        assert public in (output / each.authorized_keys_file).read_text()
+    assert public not in (output / "host_key.pub").read_text()
+
+
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     assert import_how_to(tmp_path / "out") == 0

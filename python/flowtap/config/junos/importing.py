@@ -7,7 +7,7 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
 from flowtap.config.junos.capture import Capture
-from flowtap.config.junos.draft import Draft
+from flowtap.config.junos.draft import HOST_KEY_FILE, Draft
 from flowtap.config.junos.interfaces import Interfaces
 from flowtap.config.junos.ipsec import Tunnels
 from flowtap.config.junos.ledger import NOTHING_LIKE_IT, Ledger, statement
@@ -27,12 +27,11 @@ if TYPE_CHECKING:
 
     Network = IPv4Network | IPv6Network
 
-__all__ = ["HOST_KEY_FILE", "Import", "import_text"]
+__all__ = ["Import", "import_text"]
 
 _OWN: Final = frozenset({"element", "dtcp"})
 """Sections that are there whatever the router was told."""
 _SSH_PORT: Final = 32_001
-HOST_KEY_FILE: Final = "host_key"
 _ELSEWHERE: Final = {
     "version": "the release of the router's software",
     "chassis": "hardware of the router",
