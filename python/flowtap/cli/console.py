@@ -60,13 +60,13 @@ def fail(message: str, status: Exit = Exit.FAILED) -> NoReturn:
     raise CommandError(message, status)
 
 
-def open_private(path: Path, *, replace: bool = False) -> TextIO:
-    """Opens a file for writing that nobody else may read.
+def open_private(path: Path) -> TextIO:
+    """Makes a file that nobody else may read, and opens it for writing.
 
     Raises:
-        FileExistsError: It exists, and is not to be replaced.
+        FileExistsError: There is something of that name, be it a link.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if replace else os.O_EXCL)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_EXCL
     return os.fdopen(os.open(path, flags, 0o600), "w")
 
 
