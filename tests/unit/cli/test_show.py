@@ -45,6 +45,9 @@ def test_the_configuration_may_name_the_socket(tmp_path: Path, capsys: pytest.Ca
     with answering(tmp_path / "other.sock", {"status": STATUS}):
         assert run(["show", "status", "--config", str(tmp_path / "flowtap.toml")]) == 0
     assert "name: lab" in capsys.readouterr().out
+    # Nobody listens there any more; whose socket was asked for stands in the answer.
+    assert run(["tunnel", "down", "ttp", "--config", str(tmp_path / "flowtap.toml")]) == 1
+    assert f"{tmp_path / 'other.sock'}: " in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
