@@ -112,6 +112,19 @@ def test_without_an_interface_it_says_what_is_needed(
     assert "one source is right: interfaces" in capsys.readouterr().err
 
 
+def test_what_cannot_be_mapped_is_told_as_far_as_anybody_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "router.conf"
+    groups = "".join(f"filter f{number} {{ apply-groups g; }} " for number in range(250))
+    file.write_text(f"{HOW_TO.read_text()} firewall {{ {groups} }}")
+    assert import_how_to(tmp_path / "out", file=file) == 0
+    told = capsys.readouterr().out
+    assert told.count("groups are not expanded") == 200
+    assert "and 50 more that could not be mapped" in told
+    assert (tmp_path / "out" / "import-report.txt").read_text().count("groups are not expanded") == 250
+
+
 def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert import_how_to(tmp_path / "out", "--json") == 0
     report: dict[str, Any] = json.loads(capsys.readouterr().out)
