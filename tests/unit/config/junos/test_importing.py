@@ -20,7 +20,7 @@ from flowtap.config.junos import (
     report_text,
     set_lines,
 )
-from flowtap.config.junos.emit import quoted
+from flowtap.config.junos.emit import quoted as as_printed
 from flowtap.config.junos.ledger import statement
 
 CONFIGURATIONS = Path(__file__).parents[3] / "configurations"
@@ -316,7 +316,7 @@ def test_what_is_deactivated_at_any_level_is_as_if_it_were_not_there() -> None:
     nodes = _nodes(parse(text).root)
     assert len(nodes) > 100
     for node in nodes:
-        words = " ".join(map(quoted, node.path))
+        words = " ".join(map(as_printed, node.path))
         deactivated = _made(f"{text}deactivate {words}\n")
         deleted = _made(f"{text}delete {words}\n")
         # A keyword that a deleted value leaves behind is a fault; deactivated it still has one.
