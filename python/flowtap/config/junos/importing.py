@@ -200,7 +200,14 @@ class _Work:
         host = plans[0].host if len(plans) == 1 and self._come_through(sources, plans[0]) else None
         where = "0.0.0.0" if host is None else f"[{host}]" if host.version == 6 else str(host)  # noqa: S104, PLR2004
         why = "" if host is None else f"the one address that tunnel {plans[0].name} is for"
-        draft.put(ssh, "listen", [f"{where}:{_SSH_PORT}"], note=why)
+        if self._has_closed_server():
+            draft.put(ssh, "listen", [f"127.0.0.1:{_SSH_PORT}"], note="flow-tap-dtcp is deactivated")
+            draft.notes.append(
+                "dtcp.ssh: the router's flow-tap-dtcp is deactivated, so SSH is heard on this host's loopback"
+                " only"
+            )
+        else:
+            draft.put(ssh, "listen", [f"{where}:{_SSH_PORT}"], note=why)
         draft.put(ssh, "host_key_file", HOST_KEY_FILE, note="new; whoever tasks needs its public half")
         if capture.ports:
             origins = [node for node in capture.ports.values() if node is not None]
@@ -222,6 +229,13 @@ class _Work:
                 "dtcp: tasking is heard on every address and in clear, because the tunnels do not say which"
                 " one it comes through; control_source.NAME.tunnel and dtcp.ssh.listen bound it"
             )
+
+    def _has_closed_server(self) -> bool:
+        """Whether somebody has deactivated the server that tasking over SSH came to."""
+        node: Node | None = self._root
+        for word in ("system", "services", "flow-tap-dtcp"):
+            node = None if node is None else node.children.get(word)
+        return node is not None and node.inactive
 
     def _come_through(self, sources: list[tuple[str, ...]], plan: TunnelPlan) -> bool:
         """Whether no control source is known to be elsewhere than behind the tunnel."""
