@@ -6,6 +6,7 @@ from contextlib import suppress
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from typing import TYPE_CHECKING, Any, Final
 
+from flowtap.delivery.states import TAKEN_DOWN
 from flowtap.diagnosis.finding import Finding, Unknown, fail, ok, unknown, warn
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ def tunnel_state(name: str, tunnel: Mapping[str, Any] | Unknown) -> Finding:
         return ok("tunnel", what)
     if tunnel["state"] in {"suspect", "connecting"}:
         return warn("tunnel", what, "wait some seconds, and look again")
+    if tunnel["reason"] == TAKEN_DOWN:
+        return fail("tunnel", what, f"flowtap tunnel up {name}")
     return fail("tunnel", what, "flowtap show tunnels, and strongSwan's log, say more")
 
 

@@ -8,6 +8,7 @@ import pytest
 from local_socket import CHILD, IKE, TUNNEL
 
 from flowtap.config.tunnels import TunnelSection
+from flowtap.delivery.states import TAKEN_DOWN
 from flowtap.diagnosis import files, probes, running
 from flowtap.diagnosis.echo import _checksum, _message
 from flowtap.diagnosis.files import FileState
@@ -47,6 +48,13 @@ def test_what_nobody_has_looked_at_is_never_well() -> None:
 )
 def test_states(state: str, verdict: str) -> None:
     assert running.tunnel_state("ttp", {**TUNNEL, "state": state}).verdict == verdict
+
+
+def test_what_was_taken_down_here_is_brought_up_here() -> None:
+    taken = running.tunnel_state("ttp", {**TUNNEL, "state": "down", "reason": TAKEN_DOWN})
+    assert (taken.verdict, taken.advice) == (Verdict.FAIL, "flowtap tunnel up ttp")
+    lost = running.tunnel_state("ttp", {**TUNNEL, "state": "down"})
+    assert "strongSwan's log" in lost.advice
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ class _User:
         """Whether the user has anything to do with flow-tap."""
         if self._class is None:
             for leaf in self._node.leaves():
-                if "class" in leaf.path[_USER_DEPTH:-1]:
+                if not leaf.inactive and "class" in leaf.path[_USER_DEPTH + 1 : -1]:
                     # A semicolon is missing, and a user would be lost by it.
                     reason = (
                         "class stands behind the value of something else; a statement of its own is right"

@@ -60,6 +60,14 @@ def test_users_of_other_classes_stay_on_the_router() -> None:
     assert not imported.faults
 
 
+def test_a_user_whose_class_is_deactivated_has_none() -> None:
+    imported = import_text(
+        CLASS + "set system login user md class c\ndeactivate system login user md class", {}
+    )
+    assert imported.faults == []
+    assert ("login", "user", "md") not in imported.draft.sections
+
+
 def test_who_only_looks_is_no_control_source() -> None:
     imported = import_text(
         "set system login class look permissions flow-tap\nset system login user op class look", {}
