@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -135,7 +136,7 @@ def _tunnels(configuration: LoadedConfiguration, answers: Answers, settings: Pat
             yield network.tunnel_interface(name, section.interface, found_interface, tapped)
             if found_interface is not None:
                 yield kernel.reverse_path(probes.reverse_path(section.interface), section.interface)
-        yield running.tunnel_state(name, tunnel)
+        yield running.tunnel_state(name, tunnel, datetime.now(UTC))
         yield from running.guard(name, tunnel)
         yield from running.negotiated(name, section, tunnel)
 
