@@ -188,7 +188,7 @@ class _Work:
 
     def _element(self, system: Node | None) -> None:
         name = self._reader.one(system, "host-name")
-        if name is not None:
+        if name is not None and self._reader.name(name) is not None:
             section = self.draft.section("element")
             self.ledger.mapped(name, self.draft.put(section, "name", name.word, name))
 

@@ -358,6 +358,13 @@ def test_what_else_there_is(text: str, outcome: str, words: str) -> None:
     assert words in (second.reason or "")
 
 
+@pytest.mark.parametrize("name", ["a\nERROR forged", "a b", "x\u202e", "x" * 256])
+def test_the_name_of_a_host_begins_no_line_of_a_log(name: str) -> None:
+    (fault,) = import_text(f'system {{ host-name "{name}"; }} services {{ flow-tap; }}', {}).faults
+    assert "without blanks" in fault.reason
+    assert "\n" not in fault.statement
+
+
 def test_what_holds_nothing_is_refused() -> None:
     with pytest.raises(JunosError, match="nothing in it is about flow-tap"):
         import_text("snmp { location x; }", {})
