@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from flowtap.delivery.associations import ChildAssociation, ChildRekeyed, IkeAssociation
     from flowtap.delivery.connection import WantedChild
 
-__all__ = ["POLL_S", "Decision", "TunnelMachine"]
+__all__ = ["POLL_S", "TAKEN_DOWN", "Decision", "TunnelMachine"]
 
 POLL_S: Final = 1.0
 """Between two listings, when nothing is heard."""
@@ -48,6 +48,8 @@ BACK_OFF_MAX_S: Final = 30.0
 STEADY_S: Final = 5.0
 """A tunnel that is lost sooner than this after it came up is given time to settle before it is used again."""
 _QUESTION: Final = "IKE_DPD"
+TAKEN_DOWN: Final = "it was taken down here"
+"""By an operator, who alone brings it up again."""
 _DELETED: Final = "one side has deleted the association"
 _GIVEN_UP: Final = "the other gateway was given up: it no longer answers, or has forgotten the association"
 
@@ -328,7 +330,7 @@ class TunnelMachine:
         if self._absence is not None:
             return (TunnelState.DOWN if self._is_asked else TunnelState.CONNECTING), self._absence
         if self.is_held:
-            return TunnelState.DOWN, "it was taken down here"
+            return TunnelState.DOWN, TAKEN_DOWN
         return self._health(now_s) if self._is_ready else self._trouble()
 
     def _health(self, now_s: float) -> tuple[TunnelState, str]:

@@ -220,8 +220,8 @@ class Tunnels:
             return clock.wall_at(now, monotonic_s)
 
         return [
-            _value(each.status, self.sections[each.name], since(each.status.since_s))
-            for each in self._tunnels
+            {"index": index, **_value(each.status, self.sections[each.name], since(each.status.since_s))}
+            for index, each in enumerate(self._tunnels, 1)
         ]
 
 
@@ -236,6 +236,9 @@ def _value(status: TunnelStatus, section: TunnelSection, since: datetime) -> dic
         "state": status.state.value,
         "reason": status.reason,
         "since": since.isoformat(timespec="seconds"),
+        "service_set": section.service_set,
+        "rule": section.rule,
+        "term": section.term,
         "interface": interface,
         "mtu_octets": mtu_octets,
         "local_gateway": str(section.local_gateway),
