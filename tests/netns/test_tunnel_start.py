@@ -1,7 +1,11 @@
-"""How the tap starts where something that a tunnel needs is not there yet, and what a reload leaves as it is."""
+"""How the tap starts where something that a tunnel needs is not there yet, what shuts the gate while it runs, and
+what a reload leaves as it is.
+"""
 
 from __future__ import annotations
 
+import os
+import select
 import signal
 import subprocess
 import time
@@ -9,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from net import show, until
+from net import PYTHON, show, until
 from tapped import SSH_PORT, SUBJECT, Tapped
 from topology import TAP, Ipsec, ipsec, needs_root
 
@@ -94,6 +98,60 @@ def test_who_takes_the_guard_away_shuts_the_gate_at_once_and_it_comes_back(tappe
     # It was looked at every five seconds.
     assert time.monotonic() - began < 2.5
     delivers(tapped)
+
+
+SESSION = """
+import asyncio, sys
+from pathlib import Path
+from flowtap.dtcp import NoopRequest, Version
+from flowtap.mediation import Client
+host, port, directory = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
+names = {"identity": directory / "id", "known_hosts": directory / "known_hosts"}
+async def main():
+    loop = asyncio.get_running_loop()
+    async with Client.over_ssh(host, port, user="md", timeout_s=40, attempts=1, **names) as client:
+        while True:
+            await client.noop(NoopRequest(Version(0, 8), "", ""))
+            print("answered", flush=True)
+            if not await loop.run_in_executor(None, sys.stdin.readline):
+                break
+asyncio.run(main())
+"""
+
+
+def test_a_session_waits_while_the_guard_cannot_be_looked_at_and_nothing_of_it_is_lost(
+    tapped: Tapped,
+) -> None:
+    ipsec = tapped.ipsec
+    tapped.start()
+    tapped.until_tunnel("up")
+    words = (PYTHON, "-c", SESSION, TAP, str(SSH_PORT), str(tapped.directory))
+    client = ipsec.net.start(ipsec.md, *words, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert client.stdin is not None
+    assert client.stdout is not None
+    assert client.stdout.readline() == "answered\n"
+    assert tapped.process is not None
+    (guard,) = [
+        int(each.parent.name)
+        for each in Path("/proc").glob("[0-9]*/cmdline")
+        if b"flowtap.service.guard_process" in each.read_bytes()
+        and f"PPid:\t{tapped.process.pid}\n" in (each.parent / "status").read_text()
+    ]
+    os.kill(guard, signal.SIGSTOP)
+    try:
+        tapped.until_tunnel("blocked", seconds=15)
+        assert "nobody could look at it" in tapped.tunnel()["reason"]
+        client.stdin.write("\n")
+        client.stdin.flush()
+        # The association is there, so the request comes in; it is not taken up.
+        time.sleep(2)
+        assert select.select([client.stdout], [], [], 0)[0] == []
+    finally:
+        os.kill(guard, signal.SIGCONT)
+    assert client.stdout.readline() == "answered\n"
+    assert tapped.tunnel()["state"] == "up"
+    client.stdin.close()
+    assert client.wait(timeout=10) == 0
 
 
 def test_a_reload_that_needs_a_restart_takes_nothing_over_and_says_so(tapped: Tapped) -> None:
