@@ -399,11 +399,13 @@ def test_copies_on_disk_outlive_the_tap(ipsec: Ipsec, tmp_path: Path) -> None:
     tapped.add(f"Source-Address: {SUBJECT}")
     ipsec.operator_charon.kill()
     tapped.until_tunnel("down", "connecting")
-    tapped.send(300)
-    until("all wait", lambda: tapped.stats()["in_spool"] == 300)
+    # At most as many as wait in the buffer of a strongSwan that does ESP itself and gets no time to read it.
+    count = 200
+    tapped.send(count)
+    until("all wait", lambda: tapped.stats()["in_spool"] == count)
     tapped.end()
     files = sorted((tmp_path / "spool").iterdir())
-    assert sum(path.stat().st_size for path in files) > 300 * 100
+    assert sum(path.stat().st_size for path in files) > count * 100
     subject = bytes(int(each) for each in SUBJECT.split("."))
     for path in files:
         content = path.read_bytes()
@@ -412,7 +414,10 @@ def test_copies_on_disk_outlive_the_tap(ipsec: Ipsec, tmp_path: Path) -> None:
     ipsec.operator_charon.start()
     tapped.start()
     tapped.until_tunnel("up", seconds=20)
-    until("they are delivered", lambda: not tapped.stats()["in_spool"] and tapped.stats()["recovered"] == 300)
+    until(
+        "they are delivered",
+        lambda: not tapped.stats()["in_spool"] and tapped.stats()["recovered"] == count,
+    )
     tapped.end()
-    assert tapped.arrived() == list(range(300))
+    assert tapped.arrived() == list(range(count))
     assert [path.name for path in (tmp_path / "spool").iterdir()] == ["lock"]
