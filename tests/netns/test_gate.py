@@ -286,3 +286,39 @@ def test_what_was_in_a_lost_tunnel_comes_again_before_all_else(scene: Scene) -> 
     assert scene.observer.numbers() == [*range(100), *range(100), *range(50)]
     counts = tapper.stats()["destinations"]["cd1"]
     assert (counts["exported"], counts["resent"], counts["exported_in_doubt"]) == (150, 100, 0)
+
+
+def test_what_is_too_long_does_not_change_what_becomes_of_the_others(scene: Scene) -> None:
+    """Beside another program's port: of copies that are held none counts as sent because one among them never can be."""
+    scene.net.run(scene.tap, "ip", "link", "set", "eth1", "mtu", "1000")
+    taken = f"""
+import socket, time
+other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+other.bind(("{SOURCE}", 65534))
+print("taken", flush=True)
+time.sleep(60)
+"""
+    scene.net.start(scene.tap, PYTHON, "-c", taken)
+    until("the port is taken", lambda: "65534" in scene.net.run(scene.tap, "ss", "-Huln"))
+    tapper = scene.tapper(oversize="refuse")
+    tapper.open("ttp")
+    scene.speak(10)
+    until("the way is there", lambda: len(scene.observer.numbers()) == 10)
+    scene.guard()
+    mixed = f"""
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for number in range(60):
+    s.sendto(number.to_bytes(4, "big") + b"x" * (1196 if number % 3 == 1 else 96), ("{TAP}", 9000))
+"""
+    scene.net.run(scene.subject, PYTHON, "-c", mixed)
+    until("all are copied", lambda: tapper.stats()["copied"] == 70)
+    stats = tapper.stats()
+    assert stats["exported"] == 10
+    scene.rule("delete table inet guard")
+    short = [number for number in range(60) if number % 3 != 1]
+    until("what can has left", lambda: tapper.stats()["in_spool"] == 0)
+    stats = tapper.stats()
+    assert (stats["exported"], stats["dropped"]) == (10 + len(short), 20)
+    until("all have arrived", lambda: len(scene.observer.numbers()) == 10 + len(short))
+    assert scene.observer.numbers() == [*range(10), *short]

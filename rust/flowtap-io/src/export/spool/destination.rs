@@ -424,7 +424,11 @@ impl State {
         let now = Instant::now();
         let pause = now.checked_add(PAUSE).filter(|_| hold.is_closed);
         self.paused_until = pause;
-        let held = hold.held.len();
+        // From the first that is held on all are, also those among them that never can leave: that shows another time.
+        let first = hold.held.first().map(|span| span.start);
+        let handled = spans.iter().position(|span| Some(span.start) == first);
+        let (handled, held) = spans.split_at(handled.unwrap_or(spans.len()));
+        let held = held.len();
         // Where there is a spool it is no error that for the moment there is no room.
         let is_wait = held > 0 && !hold.is_closed && self.spool != SpoolKind::None;
         if outcome.error.is_some() && !is_wait {
@@ -432,9 +436,8 @@ impl State {
         }
         let mut lost: Vec<usize> = hold.lost.iter().map(|span| span.start).collect();
         lost.sort_unstable();
-        let handled = spans.get(..spans.len().saturating_sub(held));
         let mut sent: u64 = 0;
-        for (at, span) in handled.unwrap_or_default().iter().enumerate() {
+        for (at, span) in handled.iter().enumerate() {
             let is_lost = lost.binary_search(&span.start).is_ok();
             let count = &mut self.count;
             let place = match (was_sent(at), is_lost) {
