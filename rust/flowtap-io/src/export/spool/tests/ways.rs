@@ -67,3 +67,31 @@ fn what_could_not_leave_keeps_its_place() {
     assert_eq!(first_wrong(&heard, 0..copied), None);
     assert_eq!(spools.counts().remove(0).exported, u64::from(copied));
 }
+
+#[test]
+fn destinations_behind_tunnels_share_no_socket_with_those_in_clear() {
+    let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
+    let port = receiver.local_addr().unwrap().port();
+    let gate = Arc::new(Gate::new("ttp"));
+    gate.open();
+    let spools = Arc::new(Spools::new(vec![gate], None, None).unwrap());
+    let protected = destination(port, SpoolKind::Memory, 1 << 20, Duration::ZERO);
+    let other = Destination {
+        id: "cd2".to_owned(),
+        ..protected.clone()
+    };
+    let clear = |id: &str| Destination {
+        id: id.to_owned(),
+        protection: None,
+        ..protected.clone()
+    };
+    let destinations = vec![protected.clone(), other, clear("cd3"), clear("cd4")];
+    let export = ExportOptions {
+        spools: Some(spools),
+        ..ExportOptions::default()
+    };
+    let mut worker = Worker::with(&table(destinations), export, 1);
+    worker.copy(1);
+    let shown = format!("{:?}", worker.exporter);
+    assert!(shown.contains("sockets: 2,"), "{shown}");
+}
