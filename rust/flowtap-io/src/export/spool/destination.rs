@@ -243,6 +243,11 @@ impl DestinationSpool {
         state.queue.is_empty() && state.kept.is_empty()
     }
 
+    /// Whether nothing is taken any more.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.lock().is_closed
+    }
+
     /// When something was sent last.
     pub(super) fn last_sent(&self) -> Option<Instant> {
         self.lock().sent.last()

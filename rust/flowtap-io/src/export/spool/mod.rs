@@ -142,6 +142,19 @@ impl Way {
         self.came.fetch_add(count, Ordering::Relaxed);
     }
 
+    /// Forgets the spools that were given up.
+    fn forget_given_up(&self) {
+        let mut round = self.round.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who holds a spool lists it: nobody asks a spool who holds the list.
+        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        round.spools.extend(arrivals.drain(..));
+        drop(arrivals);
+        let before = round.spools.len();
+        round.spools.retain(|spool| !spool.is_given_up());
+        let gone = before.saturating_sub(round.spools.len());
+        self.waiting.fetch_sub(gone, Ordering::Relaxed);
+    }
+
     /// Forgets the spools that wait.
     fn forget(&self) {
         let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
@@ -384,7 +397,11 @@ impl Spools {
             Guard::Spool(Arc::clone(&known.spool))
         });
         let guards = guards.collect();
-        registry.bound_orphans();
+        if registry.bound_orphans() {
+            for way in self.ways.values() {
+                way.forget_given_up();
+            }
+        }
         self.count.store(registry.known.len(), Ordering::Relaxed);
         guards
     }
@@ -492,12 +509,12 @@ impl Registry {
     }
 
     /// Gives up the spools of destinations that left the table first, where there are too many: such first where nothing
-    /// waits.
-    fn bound_orphans(&mut self) {
+    /// waits. Says whether there were.
+    fn bound_orphans(&mut self) -> bool {
         let orphans = self.known.values().filter(|known| known.left.is_some());
         let excess = orphans.count().saturating_sub(ORPHANS_MAX);
         if excess == 0 {
-            return;
+            return false;
         }
         let mut orphans: Vec<(bool, u64, Destination)> = self
             .known
@@ -511,6 +528,7 @@ impl Registry {
         for (_, _, key) in orphans.iter().take(excess) {
             self.remove(key);
         }
+        true
     }
 
     /// Forgets spools of destinations that left the table where nothing has happened for long.

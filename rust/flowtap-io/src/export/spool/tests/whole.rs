@@ -462,6 +462,11 @@ fn too_many_destinations_that_left_are_given_up_and_counted() {
     }
     // That of the scene itself, where nothing waits, went first.
     assert_eq!(all, (0, ORPHANS_MAX, 100));
+    // Nobody goes on holding what was given up, however long the gate stays shut.
+    let way = &scene.spools.ways["ttp"];
+    assert_eq!(way.waiting.load(Ordering::Relaxed), ORPHANS_MAX);
+    let listed = way.arrivals.lock().unwrap().len() + way.round.lock().unwrap().spools.len();
+    assert_eq!(listed, ORPHANS_MAX);
     scene.gate.open();
     scene.drained();
     let counts = scene.spools.counts();
