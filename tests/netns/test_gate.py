@@ -322,3 +322,15 @@ for number in range(60):
     assert (stats["exported"], stats["dropped"]) == (10 + len(short), 20)
     until("all have arrived", lambda: len(scene.observer.numbers()) == 10 + len(short))
     assert scene.observer.numbers() == [*range(10), *short]
+
+
+def test_when_enough_frames_came_their_copies_still_wait_for_the_gate(scene: Scene) -> None:
+    destination = {"address": DEVICE, "port": PORT, "source_address": SOURCE, "tunnel": "ttp", "spool": "memory"}
+    options: dict[str, Any] = {"destinations": {"cd1": destination}, "export": True, "gates": ["ttp"]}
+    criteria = [{"id": 1, "protocol": 17, "destination_port": 9000, "deliver_to": ["cd1"]}]
+    tapper = scene.net.tapper(scene.tap, ["eth0"], criteria, frames_max=20, **options)
+    scene.speak(30)
+    until("they wait", lambda: tapper.stats()["in_spool"] == 20)
+    tapper.open("ttp")
+    until("they have left", lambda: tapper.stats()["exported"] == 20)
+    until("all have arrived", lambda: scene.observer.numbers() == list(range(20)))

@@ -97,6 +97,11 @@ impl<'a> Station<'a> {
         }
     }
 
+    /// Whether copies may have to wait until a gate opens.
+    pub(super) fn has_gates(&self) -> bool {
+        self.exporter.as_ref().is_some_and(Exporter::has_gates)
+    }
+
     /// How long it may be until the next look, and at most `longest`.
     pub(super) fn wait(&self, longest: Duration) -> Duration {
         let exporter = self.exporter.as_ref();
