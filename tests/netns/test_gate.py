@@ -325,7 +325,13 @@ for number in range(60):
 
 
 def test_when_enough_frames_came_their_copies_still_wait_for_the_gate(scene: Scene) -> None:
-    destination = {"address": DEVICE, "port": PORT, "source_address": SOURCE, "tunnel": "ttp", "spool": "memory"}
+    destination = {
+        "address": DEVICE,
+        "port": PORT,
+        "source_address": SOURCE,
+        "tunnel": "ttp",
+        "spool": "memory",
+    }
     options: dict[str, Any] = {"destinations": {"cd1": destination}, "export": True, "gates": ["ttp"]}
     criteria = [{"id": 1, "protocol": 17, "destination_port": 9000, "deliver_to": ["cd1"]}]
     tapper = scene.net.tapper(scene.tap, ["eth0"], criteria, frames_max=20, **options)
