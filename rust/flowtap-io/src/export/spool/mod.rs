@@ -336,10 +336,15 @@ impl Spools {
         let Some((tunnel, directory)) = tunnel.zip(self.directory.clone()) else {
             return;
         };
-        // Where nobody has given the gate, it is shut for good.
-        let way = self.ways.get(&tunnel).cloned();
-        let way = way.unwrap_or_else(|| Arc::new(Way::new(Arc::new(Gate::new(&tunnel)))));
-        let queue = Queue::on_disk(directory, destination.clone(), segments);
+        let queue = Queue::on_disk(Arc::clone(&directory), destination.clone(), segments);
+        let way = self.ways.get(&tunnel).cloned().unwrap_or_else(|| {
+            let count = queue.unsent();
+            directory.notice(format!(
+                "{count} copies of an earlier run wait for tunnel {tunnel:?}, which this one has no gate for"
+            ));
+            // It is shut for good.
+            Arc::new(Way::new(Arc::new(Gate::new(&tunnel))))
+        });
         let spool = Arc::new(DestinationSpool::new(destination.clone(), way, true, queue));
         spool.recover();
         let mut registry = self.lock();
