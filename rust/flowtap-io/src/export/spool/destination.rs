@@ -58,8 +58,6 @@ struct State {
     /// Whether it was given up: nothing is taken any more.
     is_closed: bool,
     count: ExportCount,
-    /// A piece on its way out.
-    piece: Vec<u8>,
 }
 
 impl DestinationSpool {
@@ -85,7 +83,6 @@ impl DestinationSpool {
             is_listed: false,
             is_closed: false,
             count,
-            piece: Vec::new(),
         };
         Self {
             destination,
@@ -192,8 +189,15 @@ impl DestinationSpool {
         }
     }
 
-    /// Sends what waits, at most so many, and not after a moment. Returns how many are gone, and whether others wait.
-    pub(super) fn drain(&self, sockets: &mut Sockets, most: u64, until: Instant) -> (u64, bool) {
+    /// Sends what waits, at most so many, and not after a moment; each piece is put together in `bytes`. Returns how many
+    /// are gone, and whether others wait.
+    pub(super) fn drain(
+        &self,
+        sockets: &mut Sockets,
+        most: u64,
+        until: Instant,
+        bytes: &mut Vec<u8>,
+    ) -> (u64, bool) {
         let mut state = self.lock();
         let mut count: u64 = 0;
         if let Some(_passage) = state.follow(self) {
@@ -203,7 +207,8 @@ impl DestinationSpool {
                 if state.queue.is_empty() || state.is_paused(now) || left == 0 || now >= until {
                     break;
                 }
-                let (gone, is_held) = state.send_piece(&self.destination, sockets, left.min(PIECE));
+                let (gone, is_held) =
+                    state.send_piece(&self.destination, sockets, left.min(PIECE), bytes);
                 count = count.saturating_add(gone);
                 if is_held {
                     break;
@@ -368,8 +373,8 @@ impl State {
         destination: &Destination,
         sockets: &mut Sockets,
         most: usize,
+        bytes: &mut Vec<u8>,
     ) -> (u64, bool) {
-        let mut bytes = std::mem::take(&mut self.piece);
         bytes.clear();
         let mut copies = Vec::new();
         let mut spans = Vec::new();
@@ -389,19 +394,11 @@ impl State {
         // Who drains does not wait: frames are to be captured meanwhile.
         let mut patience = Patience::new(Duration::ZERO, Duration::ZERO);
         let was_sent = |at: usize| copies.get(at).is_some_and(|copy| copy.was_sent);
-        let held = self.send(
-            destination,
-            sockets,
-            &bytes,
-            &spans,
-            &mut patience,
-            was_sent,
-        );
+        let held = self.send(destination, sockets, bytes, &spans, &mut patience, was_sent);
         let gone = copies.len().saturating_sub(held);
         for copy in copies.drain(gone..).rev() {
             self.queue.put_back(copy);
         }
-        self.piece = bytes;
         (u64::try_from(gone).unwrap_or(u64::MAX), held > 0)
     }
 

@@ -94,6 +94,8 @@ struct Round {
     /// Datagrams that may leave now, and when they were counted.
     allowed: u64,
     counted: Instant,
+    /// A piece on its way out; one for all, since it can be long.
+    piece: Vec<u8>,
 }
 
 impl Round {
@@ -125,6 +127,7 @@ impl Way {
                 spools: VecDeque::new(),
                 allowed: 0,
                 counted: Instant::now(),
+                piece: Vec::new(),
             }),
         }
     }
@@ -193,7 +196,7 @@ impl Way {
             let Some(spool) = round.spools.pop_front() else {
                 break;
             };
-            let (count, is_waiting) = spool.drain(sockets, left, until);
+            let (count, is_waiting) = spool.drain(sockets, left, until, &mut round.piece);
             left = left.saturating_sub(count);
             if is_waiting {
                 round.spools.push_back(spool);
