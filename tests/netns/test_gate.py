@@ -340,3 +340,33 @@ def test_when_enough_frames_came_their_copies_still_wait_for_the_gate(scene: Sce
     tapper.open("ttp")
     until("they have left", lambda: tapper.stats()["exported"] == 20)
     until("all have arrived", lambda: scene.observer.numbers() == list(range(20)))
+
+
+def test_the_account_of_many_workers_is_true_at_every_moment(scene: Scene) -> None:
+    """Who asks gets the counts of spools and workers of slightly different moments, and they fit all the same."""
+    many = {f"cd{number}": {"port": PORT + number} for number in range(1, 9)}
+    common = {"address": DEVICE, "source_address": SOURCE, "tunnel": "ttp", "spool": "memory"}
+    destinations = {name: {**common, **values, "spool_octets": 100_000} for name, values in many.items()}
+    criteria = [{"id": 1, "protocol": 17, "destination_port": 9000, "deliver_to": list(destinations)}]
+    options: dict[str, Any] = {"destinations": destinations, "export": True, "gates": ["ttp"], "workers": 4}
+    tapper = scene.net.tapper(scene.tap, ["eth0"], criteria, **options)
+    # Workers share frames by their addresses and ports.
+    load = f"""
+import socket, time
+senders = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(16)]
+end = time.monotonic() + 4
+while time.monotonic() < end:
+    for sender in senders * 4:
+        sender.sendto(b"x" * 60, ("{TAP}", 9000))
+    time.sleep(0.001)
+"""
+    sender = scene.net.start(scene.subject, PYTHON, "-c", load)
+    asked = 0
+    while sender.poll() is None:
+        (tapper.shut if asked % 4 else tapper.open)("ttp")
+        for _ in range(5):
+            stats = tapper.stats(pause_s=0)
+            accounted = stats["exported"] + stats["in_queue"] + stats["in_spool"] + stats["dropped"]
+            assert stats["copied"] + stats["recovered"] == accounted
+            asked += 1
+    assert asked > 100

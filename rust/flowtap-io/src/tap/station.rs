@@ -87,8 +87,10 @@ impl<'a> Station<'a> {
 
     pub(super) fn account(&self) -> WorkerStats {
         let exporter = self.exporter.as_ref();
-        // Before the engine's, which nobody changes meanwhile: other workers go on filling the spools.
-        let spooled = exporter.and_then(|exporter| Some((Instant::now(), exporter.spooled()?)));
+        // Before the engine's, which nobody changes meanwhile: other workers go on filling the spools. What was counted by
+        // the moment that is noted here is in the engines' accounts of all workers that note a later one.
+        let spooled = exporter.and_then(Exporter::spooled);
+        let spooled = spooled.map(|counts| (Instant::now(), counts));
         WorkerStats {
             spooled,
             engine: self.engine.stats(),
