@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[2] / "python" / "flowtap"
 FORBIDDEN = {"socket", "ssl", "asyncio", "threading", "time", "os", "logging", "subprocess", "concurrent"}
 LAYERS = {
-    "diagnosis": {"diagnosis", "config", "errors", "_flowtap"},
+    "diagnosis": {"diagnosis", "config", "delivery", "errors", "_flowtap"},
     "dtcp": {"dtcp", "errors"},
     "control": {"control", "dtcp", "errors"},
     "config": {"config", "errors"},

@@ -88,10 +88,14 @@ CHILD = {
     "encapsulated": True,
 }
 TUNNEL = {
+    "index": 1,
     "name": "IPSEC-TTP-Company-1",
     "state": "up",
     "reason": "an association with the right selectors is installed",
     "since": "2026-11-25T20:00:00+00:00",
+    "service_set": None,
+    "rule": None,
+    "term": None,
     "interface": "sp-0/3/0.1",
     "mtu_octets": 1500,
     "local_gateway": "100.100.100.100",
@@ -105,6 +109,7 @@ TUNNEL = {
 """The tunnel of the how-to, with what its router showed."""
 DOWN = {
     **TUNNEL,
+    "index": 2,
     "name": "other",
     "state": "blocked",
     "reason": "the guard is not sound",

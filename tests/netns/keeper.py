@@ -57,6 +57,10 @@ class FileGuard:
     async def verify(self) -> list[str]:
         return self._file.read_text().splitlines()
 
+    async def changed(self, seen: int) -> int:
+        await asyncio.Event().wait()
+        return seen
+
 
 def changed(status: TunnelStatus) -> None:
     say(state=status.state.value, reason=status.reason)

@@ -74,7 +74,7 @@ class Tapped:
             self.write(f"[tunnel.ttp]\n{lines}\n[policy]\nrequire_tunnel = true")
         self.user = "md"
         self.credentials = ("--identity", str(directory / "id"))
-        self._process: subprocess.Popen[str] | None = None
+        self.process: subprocess.Popen[str] | None = None
         self._mediation: subprocess.Popen[str] | None = None
 
     def _add_subject(self, net: Net) -> str:
@@ -109,7 +109,7 @@ class Tapped:
         with (self.directory / "log").open("a") as log:
             words = (PYTHON, "-m", "flowtap", "run", "--config", str(self.directory / "flowtap.toml"))
             process = self.net.start(self.ipsec.operator, *words, stderr=log)
-        self._process = process
+        self.process = process
 
         def listens() -> bool:
             assert process.poll() is None, self.log
@@ -119,9 +119,9 @@ class Tapped:
 
     def end(self, number: int = signal.SIGTERM) -> None:
         """Ends the daemon."""
-        assert self._process is not None
-        self._process.send_signal(number)
-        self._process.wait(timeout=20)
+        assert self.process is not None
+        self.process.send_signal(number)
+        self.process.wait(timeout=20)
         assert "Traceback" not in self.log, self.log
 
     def tunnel(self) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 from daemon import end, start, write_configuration
-from net import PYTHON, Net, until
+from net import PYTHON, Net
 
 from flowtap.cli.local import ask
 from flowtap.config import load
@@ -58,31 +58,6 @@ try:
 except FlowtapError as error:
     done = f"{type(error).__name__}: {error}"
 print(json.dumps(done))
-"""
-GUARD = """
-import asyncio, json, sys
-from flowtap.cli.local import ask
-from flowtap.config import load
-from flowtap.delivery.guard import GuardPlan
-from flowtap.service.guard import Guard
-guard = Guard(GuardPlan.from_json(sys.argv[1]))
-print(json.dumps(guard._process.pid), flush=True)
-async def main():
-    loop = asyncio.get_running_loop()
-    while word := await loop.run_in_executor(None, sys.stdin.readline):
-        if word.strip() == "state":
-            found = guard.state
-        elif word.strip() == "cancelled":
-            # Whoever asked has gone before the answer came.
-            asking = asyncio.create_task(guard.install())
-            await asyncio.sleep(0.001)
-            asking.cancel()
-            found = await guard.verify()
-        else:
-            found = await getattr(guard, word.strip())()
-        print(json.dumps(found), flush=True)
-asyncio.run(main())
-guard.close()
 """
 WATCH = """
 import json, socket, sys
@@ -435,67 +410,6 @@ def as_nobody(*rights: str) -> tuple[str, ...]:
     named = ",".join(f"+{each}" for each in (*rights, "dac_read_search"))
     sets = [f"--{each}=-all,{named}" for each in ("inh-caps", "ambient-caps", "bounding-set")]
     return ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *sets)
-
-
-@pytest.mark.parametrize("before", [(), as_nobody("net_admin")], ids=["root", "nobody"])
-def test_its_process_needs_one_right(scene: Scene, before: tuple[str, ...]) -> None:
-    plan = PLANS["interface"]
-    owner = ask_guard(scene, plan, *before)
-    assert owner.answer("verify") != []
-    assert owner.answer("install") == []
-    assert owner.answer("verify") == []
-    assert scene.netfilter("verify", plan) == []
-    scene.nft("flush ruleset")
-    assert owner.answer("verify") == ["nftables: there is no table inet flowtap_guard"]
-    assert owner.answer("cancelled") == []
-    status = Path(f"/proc/{owner.first}/status").read_text()
-    held = {line.partition(":")[0]: line.split()[1] for line in status.splitlines() if line.startswith("Cap")}
-    del held["CapBnd"]
-    assert set(held.values()) == {f"{1 << 12:016x}"}
-
-
-def ask_guard(scene: Scene, plan: GuardPlan, *before: str) -> Question:
-    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    return Question(scene.net.start(scene.host, *before, PYTHON, "-c", GUARD, plan.to_json(), **streams))
-
-
-def test_without_the_right_it_says_which_is_missing(scene: Scene) -> None:
-    plan = PLANS["interface"]
-    assert scene.netfilter("install", plan) == []
-    owner = ask_guard(scene, plan, *as_nobody())
-    for word in ("verify", "install"):
-        (fault,) = owner.answer(word)
-        assert "needs the right CAP_NET_ADMIN" in fault
-        assert "`flowtap guard install` as root" in fault
-    assert owner.answer("state") == "running"
-
-
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_the_guard_outlives_who_installed_it(scene: Scene, number: signal.Signals) -> None:
-    plan = PLANS["interface"]
-    owner = ask_guard(scene, plan)
-    assert owner.answer("install") == []
-    guard = int(owner.first)
-    # Signals that are meant for the daemon are not for the guard's process.
-    os.kill(guard, signal.SIGTERM)
-    os.kill(guard, signal.SIGINT)
-    assert owner.answer("verify") == []
-    owner.process.send_signal(number)
-    owner.process.wait(timeout=10)
-    until("the guard's process ends", lambda: not Path(f"/proc/{guard}/status").exists())
-    assert scene.netfilter("verify", plan) == []
-    assert scene.send(("udp", SPEAKER, DEVICE)) != [[]]
-
-
-def test_a_process_that_is_dead_is_a_fault(scene: Scene) -> None:
-    owner = ask_guard(scene, PLANS["interface"])
-    assert owner.answer("install") == []
-    os.kill(int(owner.first), signal.SIGKILL)
-    for word in ("verify", "install", "verify"):
-        (fault,) = owner.answer(word)
-        assert "the process that owns the guard has ended" in fault
-    assert owner.answer("state") == "ended"
-    assert scene.netfilter("verify", PLANS["interface"]) == []
 
 
 CONFIGURATION = """

@@ -57,7 +57,18 @@ def test_the_router_s_configuration_taps_and_tunnels(ipsec: Ipsec, tmp_path: Pat
     account = tapped.until_delivered()
     assert (account["copied"], account["exported"]) == (60, 60)
     shown = flowtap("show", "ipsec", "security-associations", "--socket", str(folder / "flowtap.sock"))
-    assert "Local gateway: 100.100.100.100, Remote gateway: 123.123.123.123" in shown
+    # The how-to's lines; the interface inside is that of strongSwan's ESP in user space, with its MTU.
+    assert [line.strip() for line in shown.splitlines() if ": " in line] == [
+        "Service set: IPSEC-TTP-Company-1, IKE Routing-instance: default",
+        "Rule: To-TTP-Company, Term: 1, Tunnel index: 1",
+        "Local gateway: 100.100.100.100, Remote gateway: 123.123.123.123",
+        "IPSec inside interface: ipsec0, Tunnel MTU: 1400",
+    ]
+    rows = [line.split() for line in shown.splitlines()]
+    assert ["Direction", "SPI", "AUX-SPI", "Mode", "Type", "Protocol"] in rows
+    for direction in ("inbound", "outbound"):
+        (row,) = [row for row in rows if row[:1] == [direction]]
+        assert (int(row[1]) > 0, row[2:]) == (True, ["0", "tunnel", "dynamic", "ESP"])
     ike = flowtap("show", "ike", "security-associations", "--socket", str(folder / "flowtap.sock"))
     (line,) = [each.split() for each in ike.splitlines() if "123.123.123.123" in each]
     assert (line[0], line[1], line[-1]) == ("123.123.123.123", "Matured", "Main")

@@ -218,7 +218,7 @@ class Certificates:
         return self.directory / f"{who}.key"
 
 
-_PROPOSALS: dict[Profile, tuple[str, str, str]] = {
+PROPOSALS: dict[Profile, tuple[str, str, str]] = {
     "how_to": ("1", "3des-sha1-modp1024", "3des-sha1"),
     "modern": ("2", "aes256gcm16-prfsha384-ecp384", "aes256gcm16-ecp384"),
     "certificate": ("2", "aes256gcm16-prfsha384-ecp384", "aes256gcm16-ecp384"),
@@ -329,7 +329,7 @@ class Ipsec:
             child: Further values of the child.
             changes: Further values of the connection.
         """
-        version, ike, esp = _PROPOSALS[profile]
+        version, ike, esp = PROPOSALS[profile]
         local: dict[str, Any] = {"auth": "psk", "id": REMOTE_GATEWAY}
         remote: dict[str, Any] = {"auth": "psk", "id": OPERATOR_GATEWAY}
         with self.gateway_charon.session() as session:

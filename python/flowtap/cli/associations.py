@@ -1,6 +1,7 @@
 """Tunnels and their security associations as text, with the columns that a router prints.
 
-A tunnel is what a router calls a service set, and a child of its IKE association a rule.
+A tunnel is what a router calls a service set, and a child of its IKE association a rule. One that was a
+router's has the names that it had there.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from flowtap.cli.console import Table, table_lines
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-__all__ = ["ike_lines", "ipsec_lines", "silent_lines", "tunnel_lines"]
+__all__ = ["ike_lines", "ipsec_lines", "service_set_of", "silent_lines", "tunnel_lines"]
 
 _EXCHANGES: Final = {1: "Main", 2: "IKEv2"}
 """Aggressive mode is never used."""
@@ -41,6 +42,11 @@ def _decimal(spi: str) -> str:
     return str(int(spi, 16)) if spi else "-"
 
 
+def service_set_of(tunnel: Mapping[str, Any]) -> str:
+    """What a router would call the tunnel."""
+    return str(tunnel["service_set"] or tunnel["name"])
+
+
 def ike_lines(tunnels: Sequence[Mapping[str, Any]], *, detail: bool = False) -> list[str]:
     """The IKE associations of tunnels."""
     associations = [(tunnel, each) for tunnel in tunnels for each in tunnel["ike"]]
@@ -61,7 +67,7 @@ def ike_lines(tunnels: Sequence[Mapping[str, Any]], *, detail: bool = False) -> 
 
 def _ike_detail(tunnel: Mapping[str, Any], each: Mapping[str, Any]) -> Iterator[str]:
     yield f"IKE peer {each['remote_host']}"
-    yield f"  Service set: {tunnel['name']}, State: {_state(each)}"
+    yield f"  Service set: {service_set_of(tunnel)}, State: {_state(each)}"
     yield f"  Initiator cookie: {each['initiator_spi']}, Responder cookie: {each['responder_spi']}"
     yield f"  Exchange type: {_exchange(each)}"
     yield f"  Local: {tunnel['local_gateway']}, Remote: {each['remote_host']}"
@@ -87,22 +93,23 @@ def _renewal(rekey_s: int | None) -> str:
 def ipsec_lines(tunnels: Sequence[Mapping[str, Any]], *, detail: bool = False) -> list[str]:
     """The IPsec associations of tunnels; a tunnel that has none is left out."""
     lines: list[str] = []
-    for index, tunnel in enumerate(tunnels, 1):
+    headed = ""
+    for tunnel in tunnels:
         children = [each for each in tunnel["ipsec"] if detail or each["state"] in _CARRYING]
         if not children:
             continue
-        if lines:
-            lines.append("")
-        lines.append(f"Service set: {tunnel['name']}, IKE Routing-instance: default")
+        if (service_set := service_set_of(tunnel)) != headed:
+            lines += [""] if lines else []
+            lines.append(f"Service set: {service_set}, IKE Routing-instance: default")
+            headed = service_set
         for child in children:
-            lines += ["", *_rule_lines(tunnel, child, index, detail=detail)]
+            lines += ["", *_rule_lines(tunnel, child, detail=detail)]
     return lines
 
 
-def _rule_lines(
-    tunnel: Mapping[str, Any], child: Mapping[str, Any], index: int, *, detail: bool
-) -> Iterator[str]:
-    yield f"  Rule: {child['name']}, Term: 1, Tunnel index: {index}"
+def _rule_lines(tunnel: Mapping[str, Any], child: Mapping[str, Any], *, detail: bool) -> Iterator[str]:
+    rule, term = tunnel["rule"] or child["name"], tunnel["term"] or "1"
+    yield f"  Rule: {rule}, Term: {term}, Tunnel index: {tunnel['index']}"
     yield f"  Local gateway: {tunnel['local_gateway']}, Remote gateway: {tunnel['remote_gateway']}"
     yield (
         f"  IPSec inside interface: {_shown(tunnel['interface'])}, Tunnel MTU: {_shown(tunnel['mtu_octets'])}"

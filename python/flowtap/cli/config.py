@@ -61,11 +61,15 @@ def set_password(*, user: str, path: Path) -> None:
     if not password:
         fail("an empty password is none; nothing was changed", Exit.USAGE)
     target = configuration.locate(login.password_hash_file)
-    # Written beside it and moved, so that the tap never reads half of it.
+    # Written beside it and moved, so that the tap never reads half of it. The folder may be that of the tap's
+    # user, who must not be able to have root write elsewhere, and has to read what root has written.
     beside = target.with_name(f"{target.name}.new")
-    with open_private(beside, replace=True) as writing:
+    owner = (target if os.path.lexists(target) else target.parent).lstat()
+    beside.unlink(missing_ok=True)
+    with open_private(beside) as writing:
+        if os.geteuid() == 0:
+            os.fchown(writing.fileno(), owner.st_uid, owner.st_gid)
         writing.write(hash_password(password) + "\n")
-    beside.chmod(0o600)
     beside.replace(target)
     print(f"{target}: password of {user} set; the tap takes it over with HUP")
 

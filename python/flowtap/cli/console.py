@@ -21,6 +21,7 @@ __all__ = [
     "CommandError",
     "Exit",
     "Table",
+    "cell",
     "fail",
     "interrupts",
     "open_private",
@@ -59,13 +60,13 @@ def fail(message: str, status: Exit = Exit.FAILED) -> NoReturn:
     raise CommandError(message, status)
 
 
-def open_private(path: Path, *, replace: bool = False) -> TextIO:
-    """Opens a file for writing that nobody else may read.
+def open_private(path: Path) -> TextIO:
+    """Makes a file that nobody else may read, and opens it for writing.
 
     Raises:
-        FileExistsError: It exists, and is not to be replaced.
+        FileExistsError: There is something of that name, be it a link.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | (os.O_TRUNC if replace else os.O_EXCL)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_EXCL
     return os.fdopen(os.open(path, flags, 0o600), "w")
 
 
@@ -95,9 +96,10 @@ def print_table(table: Table) -> None:
 
 def table_lines(table: Table) -> list[str]:
     """The lines of a table: columns are at least two spaces apart."""
-    rows = [[_cell(value) for value in row] for row in table.rows]
+    rows = [[cell(value) for value in row] for row in table.rows]
     numeric = [
-        bool(rows) and all(isinstance(row[at], int | float) for row in table.rows)
+        bool(rows)
+        and all(isinstance(row[at], int | float) and not isinstance(row[at], bool) for row in table.rows)
         for at in range(len(table.head))
     ]
     widths = [max([len(head), *(len(row[at]) for row in rows)]) for at, head in enumerate(table.head)]
@@ -111,10 +113,13 @@ def table_lines(table: Table) -> list[str]:
     return lines
 
 
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) else str(value)
+def cell(value: object) -> str:
+    """A value as a person reads it; a dash where there is none."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    return str(value) if value is not None and value != "" else "-"
 
 
 @contextmanager

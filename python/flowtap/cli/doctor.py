@@ -13,7 +13,7 @@ import click
 from flowtap.cli.console import CommandError, Exit, print_json
 from flowtap.cli.local import ask
 from flowtap.config import load
-from flowtap.diagnosis.examine import Answers, examine, examine_host, openings
+from flowtap.diagnosis.examine import Answers, examine, examine_host, openings_before
 from flowtap.diagnosis.finding import Finding, Unknown, Verdict, fail, ok
 from flowtap.errors import ConfigurationError
 from flowtap.service.daemon import check as check_files
@@ -51,7 +51,7 @@ def doctor(*, path: Path, settings: Path | None, as_json: bool) -> int:
     else:
         answers = _answers(configuration)
         findings = [_content(configuration), *examine(configuration, answers, settings)]
-        let_in = list(map(str, openings(configuration)))
+        let_in = list(map(str, openings_before(configuration)))
     counts = Counter(each.verdict for each in findings)
     if as_json:
         print_json(

@@ -64,7 +64,8 @@ def remove(*, path: Path, yes: bool) -> None:
     """Take the guard away, when a tap is decommissioned.
 
     From then on packets for the networks behind the configuration's tunnels leave in clear whenever
-    strongSwan does not keep them. A daemon that runs shuts the gates of its tunnels when it notices.
+    strongSwan does not keep them. A daemon that runs shuts the gates of its tunnels when it notices, and puts
+    the guard back: end it first.
     """
     plan = _plan(path)
     count = len(rules(plan))

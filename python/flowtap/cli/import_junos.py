@@ -27,6 +27,8 @@ __all__ = ["import_junos"]
 
 STANDARD_INPUT = "-"
 FAULTS_SHOWN = 50
+UNMAPPED_SHOWN = 200
+"""Somebody has to read them; the report has all."""
 _ROUTER = TypeAdapter[str](Name)
 _SYSTEM = TypeAdapter[str](InterfaceName)
 
@@ -65,7 +67,9 @@ def import_junos(
     try:
         former = write(imported, source, output, replace=replace)
     except FolderError as error:
-        fail(str(error))
+        fail(f"{error}\nnothing was written")
+    except OSError as error:
+        fail(f"{output}: {error.strerror or error}\nnothing was written")
     if former is not None:
         say(f"what was in {output} is now in {former}")
     if as_json:
@@ -115,9 +119,12 @@ def _print(imported: Import, source: str, output: Path) -> None:
         f"{source}: {total} statements: {counts['mapped']} mapped, {counts['ignored']} ignored,"
         f" {counts['unmapped']} could not be mapped"
     )
-    for entry in imported.entries:
-        if entry.outcome == "unmapped":
-            print(f"  {entry.line}:{entry.column}: {entry.statement}: {entry.reason}")
+    unmapped = [entry for entry in imported.entries if entry.outcome == "unmapped"]
+    for entry in unmapped[:UNMAPPED_SHOWN]:
+        print(f"  {entry.line}:{entry.column}: {entry.statement}: {entry.reason}")
+    if len(unmapped) > UNMAPPED_SHOWN:
+        more = len(unmapped) - UNMAPPED_SHOWN
+        print(f"  and {more:,} more that could not be mapped; import-report.txt has them")
     for note in imported.draft.notes:
         print(f"  note: {note}")
     print(f"{output}: written; import-report.txt says what became of every statement")

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from flowtap.cli.associations import ike_lines, ipsec_lines, silent_lines, tunnel_lines
-from flowtap.cli.console import Table, fail, print_json, print_table, say
+from flowtap.cli.console import Table, cell, fail, print_json, print_table, say
 from flowtap.cli.flow_capture import (
     control_source_lines,
     destination_lines,
     flow_tap_lines,
     statistics_lines,
 )
-from flowtap.cli.local import ask, socket_option
+from flowtap.cli.local import ask, configuration_option, socket_of, socket_option
 from flowtap.cli.show_words import Asked, WordError, first_words, read_words
 
 if TYPE_CHECKING:
@@ -39,12 +39,20 @@ COLUMNS = {
     "sessions": ("login", "address", "since", "requests"),
 }
 _CAPTURE_PAGES = frozenset({"control-source", "content-destination", "statistics"})
-_SELECTED = {
-    "source-identifier": "control_source",
-    "destination-identifier": "content_destination",
-    "service-set": "name",
-    "address": "remote_gateway",
+_NOTHING = {
+    "tunnels": "the configuration has no tunnel",
+    "intercepts": "there is no intercept",
+    "control_sources": "the configuration has no control source",
+    "content_destinations": "there is no content destination, neither configured nor tasked",
 }
+"""What is said where a router would print nothing at all."""
+_SELECTED = {
+    "source-identifier": ("control_source",),
+    "destination-identifier": ("content_destination",),
+    "service-set": ("service_set", "name"),
+    "address": ("remote_gateway",),
+}
+"""By which values of a row a word selects it."""
 
 
 @click.command(
@@ -53,8 +61,9 @@ _SELECTED = {
 )
 @click.argument("words", nargs=-1, required=True)
 @socket_option
+@configuration_option
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of tables.")
-def show(*, words: tuple[str, ...], path: Path, as_json: bool) -> None:
+def show(*, words: tuple[str, ...], path: Path, configuration: Path | None, as_json: bool) -> None:
     """Ask a running tap for its accounts or its state.
 
     What you see depends on who you are: filters are shown to their owner alone, and while they wait for
@@ -64,6 +73,7 @@ def show(*, words: tuple[str, ...], path: Path, as_json: bool) -> None:
         asked = read_words(words)
     except WordError as error:
         raise click.UsageError(str(error)) from None
+    path = socket_of(path, configuration)
     answer = ask(path, asked.page.view)
     if asked.page.name == "statistics":
         answer = {"stats": ask(path, "stats"), **answer}
@@ -99,11 +109,15 @@ def _select(answer: dict[str, Any], asked: Asked) -> dict[str, Any]:
     for word, value in asked.selectors.items():
         if word not in _SELECTED:
             continue
-        rows = [row for row in answer[asked.page.rows] if row[_SELECTED[word]] == value]
+        rows = [row for row in answer[asked.page.rows] if value in _names(row, word)]
         if not rows:
             fail(f"{word} {value}: there is nothing of that name to show")
         answer = {**answer, asked.page.rows: rows}
     return answer
+
+
+def _names(row: dict[str, Any], word: str) -> list[str]:
+    return [row[key] for key in _SELECTED[word]]
 
 
 def _print_like_router(asked: Asked, answer: dict[str, Any], group: str) -> None:
@@ -125,8 +139,8 @@ def _print_like_router(asked: Asked, answer: dict[str, Any], group: str) -> None
             lines = statistics_lines(group, answer["stats"], answer["control_sources"])
     for line in lines:
         print(line)
-    if not answer.get("tunnels", True):
-        say("the configuration has no tunnel")
+    if asked.page.rows in answer and not answer[asked.page.rows]:
+        say(_NOTHING[asked.page.rows])
     if asked.page.name in {"ike", "ipsec"}:
         for line in silent_lines(answer["tunnels"], asked.page.name):
             say(line)
@@ -135,7 +149,7 @@ def _print_like_router(asked: Asked, answer: dict[str, Any], group: str) -> None
 def _print_own(what: str, answer: dict[str, Any]) -> None:
     if what == "status":
         for key, value in answer.items():
-            print(f"{key}: {', '.join(value) if isinstance(value, list) else value}")
+            print(f"{key}: {cell(', '.join(value) if isinstance(value, list) else value)}")
     elif what == "stats":
         _print_stats(answer)
     elif what == "control-sources":

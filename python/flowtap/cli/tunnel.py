@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from flowtap.cli.local import order, socket_option
+from flowtap.cli.local import configuration_option, order, socket_of, socket_option
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,18 +22,20 @@ def tunnel() -> None:
 @tunnel.command()
 @click.argument("name")
 @socket_option
-def up(*, name: str, path: Path) -> None:
+@configuration_option
+def up(*, name: str, path: Path, configuration: Path | None) -> None:
     """Bring a tunnel up that was taken down, or try at once."""
-    order(path, "tunnel", {"name": name, "do": "up"})
+    order(socket_of(path, configuration), "tunnel", {"name": name, "do": "up"})
     print(f"{name}: is being brought up; `flowtap show tunnels` says how it is")
 
 
 @tunnel.command()
 @click.argument("name")
 @socket_option
-def down(*, name: str, path: Path) -> None:
+@configuration_option
+def down(*, name: str, path: Path, configuration: Path | None) -> None:
     """Take a tunnel down and keep it so: copies wait, or are lost where they have no spool."""
-    order(path, "tunnel", {"name": name, "do": "down"})
+    order(socket_of(path, configuration), "tunnel", {"name": name, "do": "down"})
     print(f"{name}: down until `flowtap tunnel up {name}`, or a restart")
 
 
@@ -41,7 +43,8 @@ def down(*, name: str, path: Path) -> None:
 @click.argument("name")
 @click.option("--ike", is_flag=True, help="Of the negotiation itself, not of what carries copies.")
 @socket_option
-def rekey(*, name: str, path: Path, ike: bool) -> None:
+@configuration_option
+def rekey(*, name: str, path: Path, configuration: Path | None, ike: bool) -> None:
     """Change the keys of a tunnel now."""
-    order(path, "tunnel", {"name": name, "do": "rekey ike" if ike else "rekey"})
+    order(socket_of(path, configuration), "tunnel", {"name": name, "do": "rekey ike" if ike else "rekey"})
     print(f"{name}: new keys")

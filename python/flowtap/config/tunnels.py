@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Final, Literal, Self
 
 from pydantic import BaseModel, Field, field_validator, model_validator
 
-from flowtap.config.values import SECTION, Address, FileName, InterfaceName, Networks
+from flowtap.config.values import SECTION, Address, FileName, InterfaceName, Name, Networks
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -86,6 +86,10 @@ class TunnelSection(_Section):
     """Where copies wait while it is down, unless their content destination says otherwise."""
     spool_octets: Octets = 64 << 20
     resend_s: Annotated[int, Field(ge=0, le=3_600)] = 0
+    service_set: Name | None = None
+    """What a router called it; ``show`` says so in a router's words, and nothing else asks."""
+    rule: Name | None = None
+    term: Name | None = None
 
     @field_validator("ike_proposals", "esp_proposals")
     @classmethod

@@ -107,10 +107,12 @@ class ChildDown:
     Attributes:
         unique_id: Which one.
         is_said: One side has said so; otherwise the other was given up, or has come back without its memory.
+        is_ours: It was this side, which says nothing of the path to the other.
     """
 
     unique_id: int
     is_said: bool
+    is_ours: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,12 +148,14 @@ def events(kind: str, message: Tree, name: str) -> list[ChildDown | ChildRekeyed
     children = _section("child-sas", fields.get("child-sas", {}))
     if kind == "child-rekey":
         return [_rekeyed(_section(key, each)) for key, each in children.items()]
-    is_said = bool(DELETES.intersection(_list(fields, "tasks-active") + _list(fields, "tasks-passive")))
+    is_ours = not DELETES.isdisjoint(_list(fields, "tasks-active"))
+    is_said = is_ours or not DELETES.isdisjoint(_list(fields, "tasks-passive"))
     found: list[ChildDown | ChildRekeyed] = []
     for key, each in children.items():
         child = _section(key, each)
         # IKEv1 names no task for it, but the child has left its state; one that was lost has not.
-        found.append(ChildDown(_number(child, "uniqueid"), is_said or child.get("state") == "DELETED"))
+        is_over = is_said or child.get("state") == "DELETED"
+        found.append(ChildDown(_number(child, "uniqueid"), is_over, is_ours))
     return found
 
 

@@ -97,14 +97,23 @@ def _refuse(name: str, section: TunnelSection) -> None:
                 raise ConfigurationError(f"{key}: {error}", key=key) from None
 
 
-def load_connection(name: str, section: TunnelSection, secrets: TunnelSecrets) -> dict[str, Given]:
+def load_connection(
+    name: str, section: TunnelSection, secrets: TunnelSecrets, place: int | None = None
+) -> dict[str, Given]:
     """The message of ``load-conn``. The connection has the tunnel's name.
+
+    Args:
+        name: The tunnel's.
+        section: What is asked for.
+        secrets: What this side proves itself with.
+        place: Its number among the tunnels between the same gateways; None where it is alone.
 
     Raises:
         ConfigurationError: There is no such connection.
     """
     local, remote = _local(section, secrets), _remote(section, secrets)
     rekey_s = int(section.ike_lifetime_s * REKEY_SHARE)
+    over_s = section.ike_lifetime_s - rekey_s
     connection: dict[str, Given] = {
         "version": str(section.ike_version),
         "aggressive": "no",
@@ -113,7 +122,7 @@ def load_connection(name: str, section: TunnelSection, secrets: TunnelSecrets) -
         "proposals": section.wanted_ike,
         # With IKEv1 the other side is told of both together, and is asked anew before all ends.
         "rekey_time": f"{rekey_s}s",
-        "over_time": f"{section.ike_lifetime_s - rekey_s}s",
+        "over_time": f"{over_s}s",
         "dpd_delay": f"{section.dpd_delay_s}s",
         "keyingtries": "0",
         # The gateways are what the configuration says, and no other addresses.
@@ -122,6 +131,10 @@ def load_connection(name: str, section: TunnelSection, secrets: TunnelSecrets) -
         "remote": remote,
         "children": {each.name: _child(each, section) for each in wanted_children(name, section)},
     }
+    if place is not None:
+        # strongSwan puts the children of connections that are equal in all these times under one association,
+        # which has the name of the first; and who says that he is new ends what the other side has of him.
+        connection |= {"rand_time": f"{over_s + place}s", "unique": "never"}
     if section.interface_id is not None:
         connection |= {"if_id_in": str(section.interface_id), "if_id_out": str(section.interface_id)}
     if section.ike_version == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ USED: Final = 0.95
 
 @dataclass(frozen=True, slots=True)
 class Retransmission:
-    """When a request to the peer is sent again, and how often.
+    """When a request to the peer is sent again, and how often; by itself strongSwan does it like this.
 
     Attributes:
         tries: How often after the first time.
@@ -33,14 +34,20 @@ class Retransmission:
         base: How many times longer each wait is than the one before.
     """
 
-    tries: int
-    timeout_s: float
-    base: float
+    tries: int = 5
+    timeout_s: float = 4.0
+    base: float = 1.8
 
     @property
     def given_up_after_s(self) -> float:
         """How long it takes until the peer counts as dead: every wait, the last one as well."""
-        return sum(self.timeout_s * self.base**number for number in range(self.tries + 1))
+        waits = self.tries + 1
+        try:
+            if self.base == 1:
+                return self.timeout_s * waits
+            return self.timeout_s * (float(self.base) ** waits - 1) / (self.base - 1)
+        except OverflowError:
+            return inf
 
     @classmethod
     def within(cls, budget_s: float) -> Retransmission:

@@ -7,7 +7,8 @@ the guard was found sound since. A loss is counted from a moment before which no
 * An association that answers has answered at the last listing that shows no task of this side under way.
   Who hears nothing for ``dpd_delay_s`` asks, so the path worked at most that long before that listing. With
   IKEv1 a question shows in no listing, and ``dead_peer_s`` takes its place.
-* Where the other side says that it ends, or strongSwan itself ends, that was the moment.
+* Where the other side says that it ends, that was the moment: its word has come through the path. The end of
+  strongSwan here, and whatever this side ends, says nothing of the path.
 
 A path that carries nothing in one direction while packets still come the other way is not noticed by IKE, nor
 is a gap that is shorter than the silence after which it asks.
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from flowtap.delivery.associations import ChildAssociation, ChildRekeyed, IkeAssociation
     from flowtap.delivery.connection import WantedChild
 
-__all__ = ["POLL_S", "Decision", "TunnelMachine"]
+__all__ = ["POLL_S", "TAKEN_DOWN", "Decision", "TunnelMachine"]
 
 POLL_S: Final = 1.0
 """Between two listings, when nothing is heard."""
@@ -38,13 +39,17 @@ SUSPECT_S: Final = 2 * POLL_S
 SLACK_S: Final = 2.0
 """strongSwan counts in whole seconds, and its timers are late by some."""
 SAID_S: Final = 2.0
-"""Longest way of what was sent before the other side said that it ends, or strongSwan did."""
+"""Longest way of what was sent before the other side said that it ends."""
+FRESH_S: Final = 2 * POLL_S
+"""Nothing is opened on what was listed longer ago; much may have happened since."""
 FIRST_S: Final = 1.0
 """strongSwan itself begins at once, and again after a loss; it is left so much time."""
 BACK_OFF_MAX_S: Final = 30.0
 STEADY_S: Final = 5.0
 """A tunnel that is lost sooner than this after it came up is given time to settle before it is used again."""
 _QUESTION: Final = "IKE_DPD"
+TAKEN_DOWN: Final = "it was taken down here"
+"""By an operator, who alone brings it up again."""
 _DELETED: Final = "one side has deleted the association"
 _GIVEN_UP: Final = "the other gateway was given up: it no longer answers, or has forgotten the association"
 
@@ -108,7 +113,10 @@ class TunnelMachine:
         self._missing: tuple[str, ...] = tuple(each.name for each in children)
         self._misfits: dict[int, str] = {}
         self._is_ready = False
+        self._ready_s = now_s
         self._is_proven = False
+        # What this side has asked over each association, as listed last.
+        self._asking: dict[int, tuple[str, ...]] = {}
         self._is_suspect = False
         # The gate, and what is known of the path behind it.
         self._is_open = False
@@ -135,10 +143,11 @@ class TunnelMachine:
     def daemon_gone(self, reason: str, now_s: float) -> None:
         """The daemon is not there, or not as it should be."""
         if self._absence is None:
-            self._lose(now_s, is_said=True)
+            self._lose(now_s, is_said=False)
         self._is_asked = True
         self._absence = reason
         self.found = ()
+        self._asking = {}
         self._carrying.clear()
         self._fading.clear()
         self._misfits = {}
@@ -152,20 +161,22 @@ class TunnelMachine:
             asked_s: When it was asked for; all that it says was so then or later.
         """
         self.found = found
-        self._seen_s = asked_s
+        before_s, self._seen_s = self._seen_s, asked_s
         children = [child for each in found for child in each.children]
         visible = {each.unique_id for each in children}
-        if self._carrying - visible:
+        if is_lost := bool(self._carrying - visible):
             # Nobody has said why yet.
             self._why_lost = "an association is gone"
             self._lose(asked_s, is_said=False)
         fitting = self._judge(children)
         self._fading = ((self._fading | self._carrying) & visible) - fitting
         self._carrying = fitting
-        self._is_ready = not self._missing and not self._misfits
+        was_ready, self._is_ready = self._is_ready, not self._missing and not self._misfits
         if not self._is_ready:
             self._is_proven = False
-        self._watch_questions(asked_s)
+        elif not was_ready:
+            self._ready_s = asked_s
+        self._watch_questions(asked_s, before_s, is_lost=is_lost)
 
     def _judge(self, children: Sequence[ChildAssociation]) -> set[int]:
         """Says what is missing and what does not fit; returns what does."""
@@ -186,11 +197,20 @@ class TunnelMachine:
         self._missing, self._misfits = tuple(missing), misfit
         return fitting
 
-    def _watch_questions(self, asked_s: float) -> None:
-        is_asking = any(
-            each.tasks_active and any(child.is_live for child in each.children) for each in self.found
+    def _watch_questions(self, asked_s: float, before_s: float, *, is_lost: bool) -> None:
+        before, self._asking = (
+            self._asking,
+            {
+                each.unique_id: each.tasks_active
+                for each in self.found
+                if each.tasks_active and any(child.is_live for child in each.children)
+            },
         )
-        if is_asking:
+        if self._asking:
+            if not is_lost and any(self._asking.get(which) != tasks for which, tasks in before.items()):
+                # What was asked then is answered, and this is another question: keys are changed one behind
+                # the other, for instance.
+                self._answered_s = max(self._answered_s, before_s)
             self._is_suspect = asked_s - self._answered_s >= SUSPECT_S
             return
         if self._is_suspect and self._is_open:
@@ -206,17 +226,25 @@ class TunnelMachine:
                 self._carrying.discard(event.unique_id)
                 self._fading.discard(event.unique_id)
                 self._why_lost = _DELETED if event.is_said else _GIVEN_UP
-                self._lose(now_s, is_said=event.is_said)
+                self._lose(now_s, is_said=event.is_said and not event.is_ours)
             return
         if event.old_id in self._carrying:
             self._carrying.add(event.new_id)
         self._carrying.discard(event.old_id)
         self._fading.discard(event.old_id)
 
-    def guarded(self, faults: Sequence[str]) -> None:
-        """Takes what the guard was found to lack."""
+    def guarded(self, faults: Sequence[str], asked_s: float) -> None:
+        """Takes what the guard was found to lack.
+
+        Args:
+            faults: In words.
+            asked_s: When it was asked for; it is no proof for an association that was not there yet.
+        """
         self.guard_faults = tuple(faults)
-        self._is_proven = not faults and self._is_ready
+        if faults:
+            self._is_proven = False
+        elif self._is_ready and asked_s >= self._ready_s:
+            self._is_proven = True
 
     def tell(self, line: str) -> None:
         """Takes a line of strongSwan's log about this connection."""
@@ -235,7 +263,7 @@ class TunnelMachine:
 
     def hold(self, now_s: float) -> None:
         """Somebody wants it to stay down."""
-        self._lose(now_s, is_said=True)
+        self._lose(now_s, is_said=False)
         self.is_held = True
 
     def release(self, now_s: float) -> None:
@@ -274,7 +302,6 @@ class TunnelMachine:
             self._next_s = now_s + FIRST_S
         if is_open and not self._is_open:
             self._opened_s = now_s
-            self._answered_s = self._seen_s
             self._reasons.clear()
             self._why_lost = ""
         self._is_open, self._lost_since_s = is_open, None
@@ -303,7 +330,7 @@ class TunnelMachine:
         if self._absence is not None:
             return (TunnelState.DOWN if self._is_asked else TunnelState.CONNECTING), self._absence
         if self.is_held:
-            return TunnelState.DOWN, "it was taken down here"
+            return TunnelState.DOWN, TAKEN_DOWN
         return self._health(now_s) if self._is_ready else self._trouble()
 
     def _health(self, now_s: float) -> tuple[TunnelState, str]:
@@ -311,8 +338,12 @@ class TunnelMachine:
             return TunnelState.DOWN, "it was lost as soon as it was up, and again; it is left to settle"
         if not self._is_proven:
             return TunnelState.CONNECTING, "the guard is being verified"
+        if not self._is_open and now_s - self._seen_s > FRESH_S:
+            return TunnelState.CONNECTING, "associations are looked at again"
         if self._is_suspect:
-            return TunnelState.SUSPECT, "the other gateway does not answer; it is asked again"
+            # Nothing that was held back is sent after what may be lost already.
+            state = TunnelState.SUSPECT if self._is_open else TunnelState.CONNECTING
+            return state, "the other gateway does not answer; it is asked again"
         return TunnelState.UP, "associations are as asked for"
 
     def _wants_proof(self, now_s: float) -> bool:
@@ -351,7 +382,7 @@ class TunnelMachine:
         self._is_ready = self._is_proven = False
         if not self._is_open:
             return
-        if is_said and not self._is_suspect:
+        if is_said and not self._asking:
             self._doubt(min(now_s - SAID_S, self._seen_s - SAID_S / 2))
         else:
             self._doubt(self._intact_until_s(now_s))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Literal
 
 from flowtap.complaints import Complaints
@@ -22,11 +23,11 @@ from flowtap.delivery.connection import (
 )
 from flowtap.delivery.states import POLL_S, TunnelMachine
 from flowtap.delivery.tunnel import TunnelState, TunnelStatus
-from flowtap.delivery.vici import RefusedError, Vici
+from flowtap.delivery.vici import DaemonGoneError, RefusedError, Vici
 from flowtap.errors import TunnelError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from flowtap.config.tunnels import TunnelSection
     from flowtap.delivery.associations import IkeAssociation
@@ -40,7 +41,12 @@ __all__ = ["StrongSwanTunnel"]
 _LOG = logging.getLogger(__name__)
 
 GUARD_S: Final = 5.0
-"""Between two looks at the guard, and at whether strongSwan still knows the connection."""
+"""Between two looks at the guard where nobody tells of a change, and at whether strongSwan still knows the
+connection."""
+VERIFY_S: Final = 5.0
+"""A look at the guard takes some hundredths of a second; what took longer than this proves nothing."""
+CALM_S: Final = 0.2
+"""Between two looks at a guard that is changed all the time."""
 RECONNECT_MAX_S: Final = 5.0
 INITIATE_S: Final = 10.0
 """How long one attempt to come up may take."""
@@ -63,6 +69,7 @@ class StrongSwanTunnel:
         gate: Opened while the tunnel is up, and shut otherwise.
         guard: Verified before.
         on_change: Told of every change of state or reason.
+        place: Its number among the tunnels between the same gateways; None where it is alone.
 
     Raises:
         ConfigurationError: There is no such tunnel.
@@ -77,6 +84,7 @@ class StrongSwanTunnel:
         gate: GateLike,
         guard: GuardLike,
         on_change: Callable[[TunnelStatus], None],
+        place: int | None = None,
     ) -> None:
         self._name = name
         self._section = section
@@ -84,10 +92,11 @@ class StrongSwanTunnel:
         self._guard = guard
         self._on_change = on_change
         self._secrets = load_secrets(name, section, secrets)
-        self._connection = load_connection(name, section, secrets)
+        self._connection = load_connection(name, section, secrets, place)
         self._complaints = Complaints(_LOG)
         self._machine = TunnelMachine(section, wanted_children(name, section), time.monotonic())
         self._guard_lock = asyncio.Lock()
+        self._heard: Heard | None = None
         self._wants_load = False
         self._is_closed = False
         self._said: tuple[TunnelState, str] | None = None
@@ -212,22 +221,48 @@ class StrongSwanTunnel:
     # -- the guard
 
     async def _watch_guard(self) -> None:
+        seen = 0
         while True:
-            await asyncio.sleep(GUARD_S)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(GUARD_S):
+                    seen = await self._guard.changed(seen)
             await self._verify_guard(install=False)
             if self._machine.guard_faults:
                 # Whoever flushes a firewall takes the guard with him. Nothing leaves until it is back.
                 await self._verify_guard(install=True)
+            await asyncio.sleep(CALM_S)
 
     async def _verify_guard(self, *, install: bool) -> None:
         async with self._guard_lock:
-            try:
-                faults = await self._guard.install() if install else []
-                faults = faults or await self._guard.verify()
-            except Exception as error:  # noqa: BLE001 - whatever it is, nothing may leave without the guard
-                faults = [f"it cannot be verified: {error!r}"]
-            self._machine.guarded(faults)
+            faults = await self._ask_guard(self._guard.install) if install else []
+            if not faults:
+                asked_s = time.monotonic()
+                faults = await self._look_at_guard()
+                self._machine.guarded(faults, asked_s)
+            else:
+                self._machine.guarded(faults, time.monotonic())
         self._settle()
+
+    async def _look_at_guard(self) -> list[str]:
+        """What is wrong with the guard; where that takes long, nothing leaves meanwhile."""
+        looking = asyncio.create_task(self._ask_guard(self._guard.verify))
+        try:
+            done, _ = await asyncio.wait({looking}, timeout=VERIFY_S)
+            if done:
+                return looking.result()
+            late = [f"nobody could look at it within {VERIFY_S:g} s"]
+            self._machine.guarded(late, time.monotonic())
+            self._settle()
+            # Not asked again before that is answered.
+            return await looking or late
+        finally:
+            looking.cancel()
+
+    async def _ask_guard(self, question: Callable[[], Awaitable[list[str]]]) -> list[str]:
+        try:
+            return await question()
+        except Exception as error:  # noqa: BLE001 - whatever it is, nothing may leave without the guard
+            return [f"it cannot be verified: {error!r}"]
 
     # -- strongSwan
 
@@ -242,6 +277,7 @@ class StrongSwanTunnel:
                 ):
                     refuse_old((await commands.request("version")).message)
                     await self._load(commands)
+                    self._heard = heard
                     self._machine.daemon_ready(time.monotonic())
                     wait_s = POLL_S / 4
                     looked_s = time.monotonic()
@@ -253,6 +289,7 @@ class StrongSwanTunnel:
                             looked_s = time.monotonic()
                             await self._load_again(commands)
             except TunnelError as error:
+                self._heard = None
                 self._machine.daemon_gone(str(error), time.monotonic())
                 self._settle()
             await asyncio.sleep(wait_s)
@@ -307,6 +344,17 @@ class StrongSwanTunnel:
             self._hear(kind, message)
         self._settle()
 
+    def _catch_up(self, heard: Heard) -> None:
+        """Takes what was told so far, and that nothing more will be; who listens finds the end as well."""
+        try:
+            for kind, message in heard.taken():
+                self._hear(kind, message)
+        except TunnelError as error:
+            heard.end(DaemonGoneError(str(error)))
+        if heard.ended is not None:
+            self._heard = None
+            self._machine.daemon_gone(str(heard.ended), time.monotonic())
+
     def _hear(self, kind: str, message: Tree) -> None:
         if kind == _LOG_EVENT:
             line = message.get("msg")
@@ -348,6 +396,9 @@ class StrongSwanTunnel:
 
     def _settle(self) -> Decision:
         """Does at once with the gate what the machine decides, and tells who wants to know."""
+        if self._heard is not None:
+            # Whoever was busy elsewhere must not open on what was over meanwhile.
+            self._catch_up(self._heard)
         decision = self._machine.decide(time.monotonic())
         if not self._is_closed:
             if decision.in_doubt_s is not None:

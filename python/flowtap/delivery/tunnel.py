@@ -75,6 +75,17 @@ class GuardLike(Protocol):
         """What is wrong with it, in words; nothing if it is sound."""
         ...
 
+    async def changed(self, seen: int) -> int:
+        """Waits until it may be another than it was; where nobody can tell, for ever.
+
+        Args:
+            seen: How many changes the caller knows of.
+
+        Returns:
+            How many there were by now.
+        """
+        ...
+
 
 class Tunnel(Protocol):
     """A protected path that is kept up."""

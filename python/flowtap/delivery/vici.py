@@ -75,6 +75,11 @@ class Heard:
         self._news = asyncio.Event()
         self._end: DaemonGoneError | None = None
 
+    @property
+    def ended(self) -> DaemonGoneError | None:
+        """Why nothing more comes; None while something may."""
+        return self._end
+
     async def wait(self, timeout_s: float) -> list[tuple[str, Tree]]:
         """Everything that has come; nothing where nothing comes in time.
 
@@ -103,6 +108,8 @@ class Heard:
         Raises:
             DaemonGoneError: Too many wait that must not be lost.
         """
+        if self._end is not None:
+            return
         if len(self._queue) >= QUEUED_MAX:
             at = next((at for at, (kind, _) in enumerate(self._queue) if kind in self._lossy), None)
             if at is None:

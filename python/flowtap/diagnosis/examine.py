@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
 import os
 from dataclasses import dataclass
-from ipaddress import ip_address
+from datetime import UTC, datetime
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowtap._flowtap import rights_held
 from flowtap.config.schema import endpoint
 from flowtap.config.tunnels import tunnel_to
+from flowtap.delivery.guard import GuardPlan
+from flowtap.delivery.guard_faults import faults
 from flowtap.diagnosis import clock, files, firewall, kernel, network, probes, running, strongswan
 from flowtap.diagnosis.addresses import host_addresses
 from flowtap.diagnosis.finding import Finding, Unknown, unknown
@@ -25,8 +27,9 @@ if TYPE_CHECKING:
     from flowtap.config.tunnels import TunnelSection
     from flowtap.diagnosis.strongswan import StrongSwan
 
-__all__ = ["Answers", "examine", "examine_host", "openings"]
+__all__ = ["Answers", "examine", "examine_host", "openings", "openings_before"]
 
+_Endpoint = tuple[str, IPv4Address | IPv6Address, int]
 _IKE_PORTS = (500, 4_500)
 
 
@@ -133,27 +136,21 @@ def _tunnels(configuration: LoadedConfiguration, answers: Answers, settings: Pat
             yield network.tunnel_interface(name, section.interface, found_interface, tapped)
             if found_interface is not None:
                 yield kernel.reverse_path(probes.reverse_path(section.interface), section.interface)
-        yield running.tunnel_state(name, tunnel)
+        yield running.tunnel_state(name, tunnel, datetime.now(UTC))
         yield from running.guard(name, tunnel)
         yield from running.negotiated(name, section, tunnel)
 
 
 def _guard_faults(configuration: LoadedConfiguration) -> list[str] | Unknown:
     """What is wrong with the guard's rules."""
-    try:
-        plans = importlib.import_module("flowtap.delivery.guard")
-        judge = importlib.import_module("flowtap.delivery.guard_faults")
-    except ImportError:
-        return Unknown("this version has no guard of its own")
     table, rules = probes.guard_table(), probes.policy_rules()
     for each in (table, rules):
         if isinstance(each, Unknown):
             return each
     try:
-        found: list[str] = judge.faults(plans.GuardPlan.of(configuration.values), table, rules)
+        return faults(GuardPlan.of(configuration.values), table, rules)
     except ConfigurationError as error:
         return [str(error)]
-    return found
 
 
 def _kernel(tunnels: Mapping[str, TunnelSection], found: StrongSwan | Unknown) -> Iterator[Finding]:
@@ -201,13 +198,28 @@ def _inside_mtu(section: TunnelSection, tunnel: Mapping[str, Any] | Unknown) -> 
 # --- ports ------------------------------------------------------------------------------------
 
 
+def openings_before(configuration: LoadedConfiguration) -> list[Opening]:
+    """What firewalls before this host must let in; what only comes through a tunnel they never see."""
+    try:
+        closed = GuardPlan.of(configuration.values).ports
+    except ConfigurationError:
+        closed = ()
+    through: set[_Endpoint] = {(each.protocol, each.address, each.port) for each in closed}
+    return _openings(configuration, through)
+
+
 def openings(configuration: LoadedConfiguration) -> list[Opening]:
-    """What firewalls must let in, here and before this host."""
+    """What this host's own firewall must let in, where what has come through a tunnel passes as well."""
+    return _openings(configuration, set())
+
+
+def _openings(configuration: LoadedConfiguration, through: set[_Endpoint]) -> list[Opening]:
     values = configuration.values
     found: dict[Opening, None] = {}
     for protocol, listen in (("tcp", values.dtcp.ssh.listen), ("udp", values.dtcp.udp.listen)):
         for address, port in map(endpoint, listen):
-            if port and not ip_address(address).is_loopback:
+            is_hidden = ip_address(address).is_loopback or (protocol, ip_address(address), port) in through
+            if port and not is_hidden:
                 found[Opening(protocol, port, (ip_address(address).version,))] = None
     for section in values.tunnel.values():
         versions = (section.local_gateway.version,)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from datetime import datetime
 from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
 from typing import TYPE_CHECKING, Any, Final
 
+from flowtap.delivery.states import TAKEN_DOWN
 from flowtap.diagnosis.finding import Finding, Unknown, fail, ok, unknown, warn
 
 if TYPE_CHECKING:
@@ -20,6 +22,8 @@ __all__ = ["exclusion", "guard", "guard_rules", "negotiated", "rights", "tap", "
 _WEAK: Final = ("3DES", "DES_", "BLOWFISH", "CAST", "MD5", "SHA1", "MODP_768", "MODP_1024", "MODP_1536")
 """As strongSwan names what is negotiated only where a tunnel is legacy."""
 _CARRYING: Final = frozenset({"INSTALLED", "REKEYING"})
+CONNECTING_S: Final = 10.0
+"""A tunnel that can come up does so in less, unless its other end is only being started."""
 _START: Final = "start it (flowtap run), and look again"
 
 
@@ -32,15 +36,18 @@ def tap(status: Mapping[str, Any] | Unknown) -> Finding:
     return ok("tap", f"{status['name']}: runs")
 
 
-def tunnel_state(name: str, tunnel: Mapping[str, Any] | Unknown) -> Finding:
-    """Whether a tunnel is up."""
+def tunnel_state(name: str, tunnel: Mapping[str, Any] | Unknown, now: datetime) -> Finding:
+    """Whether a tunnel is up, or may well be in a moment."""
     if isinstance(tunnel, Unknown):
         return unknown("tunnel", tunnel, name)
     what = f"{name}: {tunnel['state']} since {tunnel['since']}: {tunnel['reason']}"
     if tunnel["state"] == "up":
         return ok("tunnel", what)
-    if tunnel["state"] in {"suspect", "connecting"}:
+    age_s = (now - datetime.fromisoformat(tunnel["since"])).total_seconds()
+    if tunnel["state"] == "suspect" or (tunnel["state"] == "connecting" and age_s < CONNECTING_S):
         return warn("tunnel", what, "wait some seconds, and look again")
+    if tunnel["reason"] == TAKEN_DOWN:
+        return fail("tunnel", what, f"flowtap tunnel up {name}")
     return fail("tunnel", what, "flowtap show tunnels, and strongSwan's log, say more")
 
 

@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+from flowtap.delivery.connection import OLDEST
+from flowtap.delivery.retransmission import Retransmission
 from flowtap.diagnosis.finding import Finding, Unknown, fail, ok, unknown, warn
 
 if TYPE_CHECKING:
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from flowtap.config.tunnels import TunnelSection
 
 __all__ = [
-    "Retransmission",
     "StrongSwan",
     "connections",
     "daemon",
@@ -25,8 +26,6 @@ __all__ = [
     "userspace_esp",
 ]
 
-OLDEST: Final = (5, 9, 8)
-"""What the connections that the tap loads were tried with."""
 _NEEDED: Final = (("nonce",), ("socket-default", "socket-dynamic"), ("kernel-netlink", "kernel-libipsec"))
 """Plugins without which no tunnel comes up, each with what may stand in its place."""
 
@@ -108,20 +107,6 @@ def connections(found: StrongSwan, tunnels: Mapping[str, TunnelSection]) -> Find
 # --- how soon a dead peer is noticed ----------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Retransmission:
-    """How often and when a message is sent again, in strongSwan's words and with its defaults."""
-
-    tries: int = 5
-    timeout_s: float = 4.0
-    base: float = 1.8
-
-    @property
-    def gives_up_after_s(self) -> float:
-        """From the first message of an exchange to giving up."""
-        return float(sum(self.timeout_s * self.base**each for each in range(self.tries + 1)))
-
-
 _WORD: Final = re.compile(r"#[^\n]*|[{}]|[^\s{}=#]+(?:[ \t]*=[^\n#}]*)?", re.MULTILINE)
 
 
@@ -154,8 +139,11 @@ def retransmission(settings: Mapping[str, str]) -> Retransmission:
         key = f"retransmit_{name}"
         return settings.get(f"charon-systemd.{key}", settings.get(f"charon.{key}", otherwise))
 
+    own = Retransmission()
     return Retransmission(
-        int(value("tries", "5")), float(value("timeout", "4.0")), float(value("base", "1.8"))
+        int(value("tries", str(own.tries))),
+        float(value("timeout", str(own.timeout_s))),
+        float(value("base", str(own.base))),
     )
 
 
@@ -178,10 +166,11 @@ def dead_peer(text: str | Unknown, path: str, tunnels: Mapping[str, TunnelSectio
         return [unknown("dead peer", Unknown(f"{path}: retransmit_* are no numbers"))]
     findings = []
     for name, section in wanted.items():
-        noticed_s = section.dpd_delay_s + found.gives_up_after_s
+        noticed_s = section.dpd_delay_s + found.given_up_after_s
         wanted_s = section.dead_peer_s
         what = f"tunnel {name}: {path} has it noticed after {noticed_s:.0f} s; dead_peer_s is {wanted_s}"
-        if noticed_s > wanted_s:
+        # Whatever is no number is not soon enough.
+        if not noticed_s <= wanted_s:
             findings.append(
                 warn("dead peer", what, "set what `flowtap config strongswan` prints, and restart strongSwan")
             )

@@ -223,6 +223,7 @@ class Daemon:
         ssh = values.dtcp.ssh
         self._ssh = SshService(
             listen=[endpoint(text) for text in ssh.listen],
+            patient=tunnels.local_networks,
             host_key=host_key,
             logins=logins,
             admission=Admission(connection_limit=ssh.connection_limit, rate_limit=ssh.rate_limit),
@@ -232,6 +233,7 @@ class Daemon:
         )
         self._udp = UdpService(
             listen=[endpoint(text) for text in values.dtcp.udp.listen],
+            patient=tunnels.local_networks,
             logins=logins,
             sequences=sequences,
             tasking=self._tasking,
@@ -413,20 +415,20 @@ class Daemon:
         try:
             configuration = load(self._path)
             logins = Logins(configuration, self._tunnels.gates)
+            self._tunnels.refuse_changes(configuration)
         except ConfigurationError as error:
-            _LOG.error("not reloaded: %s", error)
+            _LOG.error("not reloaded, nothing of it: %s", error)
             return
         values = configuration.values
-        if values.tunnel != self._tunnels.sections:
-            _LOG.error("not reloaded: [tunnel] has changed, which takes a restart")
-            return
         rules, limits, told = policy(values), rates(values), recipients(values)
         # Nothing of the file can be wrong any more.
         self._checked_over_ssh.apply(strict_sources(values))
         self._ssh.apply(logins)
         self._udp.logins = self._show.logins = logins
         self._notifier.apply(told, logins)
-        self._data_plane.paths = _paths(values)
+        self._tunnels.say_what_stays(values)
+        for name in self._data_plane.send_along(_paths(values)):
+            _LOG.warning("content destination %s: what runs goes on with the spool that it has", name)
         ended = await self._tasking.act(self._control.apply_policy, rules, clock.now())
         for each in ended:
             _LOG.warning("criteria %d of %s ended: no longer permitted", each.criteria_id, each.csource_id)

@@ -111,8 +111,7 @@ class TapDataPlane:
     """
 
     def __init__(self, tap: Tap, places: Places, usage: UsageFile, paths: Paths) -> None:
-        self.paths = paths
-        """How what begins from now on is sent; what is sent already goes on as it began."""
+        self._paths = paths
         self._tap = tap
         self._places = places
         self._usage = usage
@@ -124,6 +123,21 @@ class TapDataPlane:
         self._rates: dict[str, RateLimit] = {}
         # Ids are never used again, so that what was carried stays true for counts of any moment.
         self._carried: dict[int, Count] = {}
+
+    def send_along(self, paths: Paths) -> list[str]:
+        """Takes other ways for what begins from now on; what is sent already goes on as it began.
+
+        Returns:
+            The content destinations of what goes on otherwise than it would begin.
+        """
+        before, self._paths = self._paths, paths
+        return sorted(
+            {
+                cdest_id
+                for cdest_id, delivery, _ in self._destinations
+                if before.to(cdest_id, delivery.address) != paths.to(cdest_id, delivery.address)
+            }
+        )
 
     def limit(self, rates: Mapping[str, tuple[int, int]]) -> None:
         """Lets no more be copied for a control source than so many packets and bits a second; 0: any number.
@@ -210,7 +224,7 @@ class TapDataPlane:
         if (known := self._destinations.get(outer)) is not None:
             return known
         cdest_id, delivery, refuse_oversize = outer
-        path = self.paths.to(cdest_id, delivery.address)
+        path = self._paths.to(cdest_id, delivery.address)
         protection: _Protection = {}
         if path is not None:
             protection = _Protection(

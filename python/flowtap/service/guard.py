@@ -1,25 +1,30 @@
 """The daemon's side of the guard: a process of its own keeps the right to install it.
 
 The daemon hears the network and has no right at all; it asks for the guard to be put in place and looked at,
-and is told what is wrong with it. A guard that nobody can look at counts as one with a fault, so every doubt
-keeps the gates of tunnels shut. The rules themselves stay where they are when both processes end.
+and is told what is wrong with it, and at once where somebody changes rules of the kernel. A guard that nobody
+can look at counts as one with a fault, so every doubt keeps the gates of tunnels shut. The rules themselves
+stay where they are when both processes end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import socket
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Final
 
 from flowtap.errors import DataPlaneError
+from flowtap.service.guard_process import CHANGED
 
 if TYPE_CHECKING:
     from flowtap.delivery.guard import GuardPlan
 
 __all__ = ["Guard"]
+
+_LOG = logging.getLogger(__name__)
 
 START_S: Final = 30
 REQUEST_S: Final = 60
@@ -56,10 +61,16 @@ class Guard:
         self._rest = b""
         self._turn = asyncio.Lock()
         self._asking: set[asyncio.Task[list[str]]] = set()
+        self._reading: asyncio.Task[None] | None = None
+        self._answers: asyncio.Queue[list[str]] = asyncio.Queue()
+        self._changes = 0
+        self._news = asyncio.Event()
         ours.settimeout(START_S)
         try:
             ours.sendall(plan.to_json().encode() + b"\n")
-            is_ready = ours.recv(_ANSWER_OCTETS) == b"[]\n"
+            # Somebody may change a rule at this moment, of which is told right behind.
+            first, _, self._rest = ours.recv(_ANSWER_OCTETS).partition(b"\n")
+            is_ready = first == b"[]"
         except OSError:
             is_ready = False
         if not is_ready:
@@ -80,6 +91,20 @@ class Guard:
         """Returns what is wrong with the guard; nothing is changed."""
         return await self._ask("verify")
 
+    async def changed(self, seen: int) -> int:
+        """Waits until rules of the kernel have changed, or nobody can tell any more.
+
+        Args:
+            seen: How many changes the caller knows of.
+
+        Returns:
+            How many there were by now.
+        """
+        self._begin_to_read()
+        while self._changes == seen:
+            await self._news.wait()
+        return self._changes
+
     async def _ask(self, word: str) -> list[str]:
         # Who is cancelled leaves an answer behind, which must not become that to the next question.
         asking = asyncio.create_task(self._exchange(word))
@@ -91,44 +116,67 @@ class Guard:
         async with self._turn:
             if self._socket is None:
                 return [_ENDED]
-            loop = asyncio.get_running_loop()
+            self._begin_to_read()
             try:
                 async with asyncio.timeout(REQUEST_S):
+                    loop = asyncio.get_running_loop()
                     await loop.sock_sendall(self._socket, f"{word}\n".encode())
-                    line = await self._line(loop, self._socket)
-                found = json.loads(line)
-                if isinstance(found, list) and all(isinstance(each, str) for each in found):
-                    return found
+                    return await self._answers.get()
             except TimeoutError:
                 self._hang_up()
                 return [f"the process that owns the guard did not answer within {REQUEST_S} s"]
-            except (OSError, ValueError):
-                pass
-            self._hang_up()
-            return [_ENDED]
+            except OSError:
+                self._hang_up()
+                return [_ENDED]
 
-    async def _line(self, loop: asyncio.AbstractEventLoop, connection: socket.socket) -> bytes:
-        """The next line.
+    def _begin_to_read(self) -> None:
+        if self._reading is None and self._socket is not None:
+            self._reading = asyncio.create_task(self._read(self._socket))
+
+    async def _read(self, connection: socket.socket) -> None:
+        """Takes what the other process says, whenever it does, until it ends or says what it must not."""
+        loop = asyncio.get_running_loop()
+        try:
+            while more := await loop.sock_recv(connection, 1 << 16):
+                *lines, self._rest = (self._rest + more).split(b"\n")
+                for line in lines:
+                    self._take(json.loads(line))
+                if len(self._rest) > _ANSWER_OCTETS:
+                    break
+        except (OSError, ValueError) as error:
+            _LOG.error("the process that owns the guard: %s", error)
+        finally:
+            connection.close()
+            self._socket = None
+            self._answers.put_nowait([_ENDED])
+            self._tell()
+
+    def _take(self, said: object) -> None:
+        """Takes one message.
 
         Raises:
-            ConnectionError: The other side is closed.
-            ValueError: It is too long.
+            ValueError: It is none.
         """
-        while b"\n" not in self._rest:
-            more = await loop.sock_recv(connection, 1 << 16)
-            if not more:
-                raise ConnectionResetError
-            self._rest += more
-            if len(self._rest) > _ANSWER_OCTETS:
-                msg = "the answer is too long"
-                raise ValueError(msg)
-        line, _, self._rest = self._rest.partition(b"\n")
-        return line
+        if said == CHANGED:
+            self._tell()
+        elif isinstance(said, list) and all(isinstance(each, str) for each in said):
+            self._answers.put_nowait(said)
+        else:
+            msg = "said something that is no answer"
+            raise ValueError(msg)
+
+    def _tell(self) -> None:
+        self._changes += 1
+        self._news.set()
+        self._news = asyncio.Event()
 
     def _hang_up(self) -> None:
-        if self._socket is not None:
+        if self._reading is not None and not self._reading.done():
+            # It closes what it reads from.
+            self._reading.cancel()
+        elif self._socket is not None:
             self._socket.close()
-            self._socket = None
+        self._socket = None
 
     def close(self) -> None:
         """Ends the process; the guard itself stays."""

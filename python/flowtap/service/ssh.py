@@ -31,9 +31,12 @@ from flowtap.dtcp import (
 )
 from flowtap.errors import ConfigurationError, PermissionMissingError
 from flowtap.service import clock
+from flowtap.service.listening import bind, may_come_later
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from datetime import datetime
+    from ipaddress import IPv4Network, IPv6Network
 
     from flowtap.dtcp import Key, RequestRefused, Result, Sequences
     from flowtap.service.admission import Admission, Ticket
@@ -415,6 +418,7 @@ class SshService:
 
     Args:
         listen: Addresses and ports; port 0 for any.
+        patient: Addresses in these networks need not be there yet.
         host_key: The private host key.
         logins: Who may log in.
         admission: How many may try.
@@ -427,6 +431,7 @@ class SshService:
         self,
         *,
         listen: list[tuple[str, int]],
+        patient: Collection[IPv4Network | IPv6Network] = (),
         host_key: asyncssh.SSHKey,
         logins: Logins,
         admission: Admission,
@@ -442,7 +447,7 @@ class SshService:
         self.dialect = dialect
         self.complaints = Complaints(_LOG)
         self.lists = _Lists()
-        self._sockets = [_listen(address, port) for address, port in listen]
+        self._sockets = [_listen(address, port, patient) for address, port in listen]
         self._connections: set[asyncio.Task[None]] = set()
         self._options = asyncssh.SSHServerConnectionOptions(
             server_host_keys=[host_key],
@@ -546,7 +551,7 @@ def _abort(accepted: socket.socket) -> None:
         _LOG.debug("a connection had ended already")
 
 
-def _listen(address: str, port: int) -> socket.socket:
+def _listen(address: str, port: int, patient: Collection[IPv4Network | IPv6Network]) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_STREAM)
     where = f"dtcp.ssh.listen: {address} port {port}"
@@ -554,7 +559,7 @@ def _listen(address: str, port: int) -> socket.socket:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         if family == socket.AF_INET6:
             listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        listening.bind((address, port))
+        bind(listening, address, port, is_patient=may_come_later(ip_address(address), patient))
         listening.listen(BACKLOG)
     except PermissionError:
         listening.close()

@@ -20,10 +20,10 @@ from flowtap.service.guard import Guard
 from flowtap.service.views import may_change
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from datetime import datetime
 
-    from flowtap.config import LoadedConfiguration
+    from flowtap.config import Configuration, LoadedConfiguration
     from flowtap.config.tunnels import TunnelSection
     from flowtap.control import Principal
     from flowtap.delivery.associations import ChildAssociation, IkeAssociation
@@ -64,6 +64,16 @@ def _spool_directory(configuration: LoadedConfiguration) -> str | None:
     return str(directory) if "disk" in kinds or directory.is_dir() else None
 
 
+def _place(name: str, sections: Mapping[str, TunnelSection]) -> int | None:
+    """The number of a tunnel among those between the same gateways; None where it is alone."""
+
+    def gateways(section: TunnelSection) -> tuple[object, object]:
+        return section.local_gateway, section.remote_gateway
+
+    same = [each for each, section in sections.items() if gateways(section) == gateways(sections[name])]
+    return same.index(name) if len(same) > 1 else None
+
+
 class Tunnels:
     """All tunnels of a configuration; a gate is shut until its tunnel is up and the guard is sound.
 
@@ -84,11 +94,14 @@ class Tunnels:
         self.spool_key = spool_key(configuration)
         self.on_change: Callable[[], None] | None = None
         """What is called when a tunnel has come up or gone down."""
+        self.local_networks = [each for section in self.sections.values() for each in section.local_networks]
+        self._spool = configuration.values.spool
+        self._plan = GuardPlan.of(configuration.values)
         secrets = {name: read_tunnel_secrets(configuration, name) for name in self.sections}
         self._guard: Guard | None = None
         self._tunnels: list[StrongSwanTunnel] = []
         if self.sections:
-            guard = self._guard = Guard(GuardPlan.of(configuration.values))
+            guard = self._guard = Guard(self._plan)
             self._tunnels = [
                 StrongSwanTunnel(
                     name,
@@ -97,9 +110,34 @@ class Tunnels:
                     gate=self.gates[name],
                     guard=guard,
                     on_change=self._changed,
+                    place=_place(name, self.sections),
                 )
                 for name, section in self.sections.items()
             ]
+
+    def refuse_changes(self, configuration: LoadedConfiguration) -> None:
+        """Refuses a configuration with other tunnels, or with another place where copies wait.
+
+        Raises:
+            ConfigurationError: It needs a restart.
+        """
+        values = configuration.values
+        if values.tunnel != self.sections:
+            raise ConfigurationError("[tunnel] has changed, which takes a restart", key="tunnel")
+        if not self.sections:
+            return
+        if values.spool != self._spool:
+            raise ConfigurationError("[spool] has changed, which takes a restart", key="spool")
+        if self.spool_directory is None and _spool_directory(configuration) is not None:
+            message = 'spool = "disk" is new; its directory is opened at the start, so it takes a restart'
+            raise ConfigurationError(message, key="spool")
+
+    def say_what_stays(self, values: Configuration) -> None:
+        """Tells of what the guard goes on with, though the configuration has changed."""
+        if self.sections and GuardPlan.of(values) != self._plan:
+            _LOG.warning(
+                "the guard goes on closing the ports of DTCP that it has closed, no others, until a restart"
+            )
 
     def own(self) -> list[tuple[str, str, list[str], list[str]]]:
         """What is never tapped: gateways and networks of every tunnel."""
@@ -182,8 +220,8 @@ class Tunnels:
             return clock.wall_at(now, monotonic_s)
 
         return [
-            _value(each.status, self.sections[each.name], since(each.status.since_s))
-            for each in self._tunnels
+            {"index": index, **_value(each.status, self.sections[each.name], since(each.status.since_s))}
+            for index, each in enumerate(self._tunnels, 1)
         ]
 
 
@@ -198,6 +236,9 @@ def _value(status: TunnelStatus, section: TunnelSection, since: datetime) -> dic
         "state": status.state.value,
         "reason": status.reason,
         "since": since.isoformat(timespec="seconds"),
+        "service_set": section.service_set,
+        "rule": section.rule,
+        "term": section.term,
         "interface": interface,
         "mtu_octets": mtu_octets,
         "local_gateway": str(section.local_gateway),

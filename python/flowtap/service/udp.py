@@ -14,10 +14,12 @@ from flowtap.control import PERMISSION_TASK, Principal
 from flowtap.dtcp import Limits, Rejected, Response, read_request
 from flowtap.dtcp.render import render_datagrams
 from flowtap.errors import ConfigurationError, PermissionMissingError
+from flowtap.service.listening import bind, may_come_later
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
     from datetime import datetime
-    from ipaddress import IPv4Address, IPv6Address
+    from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
     from flowtap.dtcp import Key, RequestReceived, RequestRefused, Result, Sequences
     from flowtap.service.logins import Logins
@@ -102,13 +104,20 @@ class UdpService:
 
     Args:
         listen: Addresses and ports; port 0 for any.
+        patient: Addresses in these networks need not be there yet.
         logins: Knows the secrets.
         sequences: The sequence numbers, always checked here.
         tasking: Where requests go.
     """
 
     def __init__(
-        self, *, listen: list[tuple[str, int]], logins: Logins, sequences: Sequences, tasking: TaskingLoop
+        self,
+        *,
+        listen: list[tuple[str, int]],
+        patient: Collection[IPv4Network | IPv6Network] = (),
+        logins: Logins,
+        sequences: Sequences,
+        tasking: TaskingLoop,
     ) -> None:
         self.logins = logins
         self.pending = 0
@@ -116,7 +125,7 @@ class UdpService:
         self._sequences = sequences
         self._tasking = tasking
         self._limits = Limits(message_octets=DATAGRAM_OCTETS)
-        self._sockets = [_listen(address, port) for address, port in listen]
+        self._sockets = [_listen(address, port, patient) for address, port in listen]
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -190,7 +199,7 @@ def _answer_from(ancillary: list[_Control]) -> list[_Control]:
     return []
 
 
-def _listen(address: str, port: int) -> socket.socket:
+def _listen(address: str, port: int, patient: Collection[IPv4Network | IPv6Network]) -> socket.socket:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     listening = socket.socket(family, socket.SOCK_DGRAM)
     where = f"dtcp.udp.listen: {address} port {port}"
@@ -200,7 +209,7 @@ def _listen(address: str, port: int) -> socket.socket:
             listening.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
         else:
             listening.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-        listening.bind((address, port))
+        bind(listening, address, port, is_patient=may_come_later(ip_address(address), patient))
     except PermissionError:
         listening.close()
         raise PermissionMissingError(

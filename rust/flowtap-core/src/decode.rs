@@ -2,7 +2,8 @@
 //!
 //! Two ways through the same walk: [`Outer::of`] and [`Outer::packet`] do what matching needs and nothing else;
 //! [`decode`] records every layer, inner ones too, and where and why it stopped. Both are lax and total: whatever the
-//! octets are, the answer is what could be read of them.
+//! octets are, the answer is what could be read of them. They stand in one file, long as it is, because they must read
+//! every header in the same way.
 
 mod inner;
 

@@ -96,9 +96,42 @@ def test_children_that_carry_nothing_any_more() -> None:
     tunnel = {**TUNNEL, "ipsec": [{**CHILD, "state": "DELETED"}]}
     assert ipsec_lines([tunnel]) == []
     assert "State: DELETED" in "\n".join(ipsec_lines([tunnel], detail=True))
-    lines = ipsec_lines([{**tunnel, "ipsec": [{**CHILD, "state": "REKEYING"}, CHILD]}, DOWN, TUNNEL])
+    other = {**TUNNEL, "name": "third", "index": 3}
+    lines = ipsec_lines([{**tunnel, "ipsec": [{**CHILD, "state": "REKEYING"}, CHILD]}, DOWN, other])
     assert sum(line.startswith("Service set") for line in lines) == 2
     assert [line.rpartition(" ")[2] for line in lines if "Tunnel index" in line] == ["1", "1", "3"]
+
+
+NAMED = {**TUNNEL, "name": "ttp", "service_set": "Company", "rule": "To-Company", "term": "second"}
+
+
+def test_the_names_that_a_router_had() -> None:
+    """Two tunnels of one service set stand under one header."""
+    lines = ipsec_lines([NAMED, {**NAMED, "index": 2, "term": "third"}, {**TUNNEL, "index": 3}])
+    assert [line for line in lines if line.startswith("Service set")] == [
+        "Service set: Company, IKE Routing-instance: default",
+        "Service set: IPSEC-TTP-Company-1, IKE Routing-instance: default",
+    ]
+    assert [line for line in lines if "Rule" in line] == [
+        "  Rule: To-Company, Term: second, Tunnel index: 1",
+        "  Rule: To-Company, Term: third, Tunnel index: 2",
+        "  Rule: To-TTP-Company, Term: 1, Tunnel index: 3",
+    ]
+    assert "  Service set: Company, State: Matured" in ike_lines([NAMED], detail=True)
+
+
+@pytest.mark.parametrize("name", ["Company", "ttp"])
+def test_a_tunnel_is_selected_by_either_name_and_keeps_its_index(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tunnels = [TUNNEL, {**NAMED, "index": 2}]
+    with answering(tmp_path / "s", {"security-associations": {"tunnels": tunnels}}) as path:
+        words = ["show", "ipsec", "security-associations", "service-set", name]
+        assert run([*words, "--socket", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert "Service set: Company," in shown
+    assert "IPSEC-TTP-Company-1" not in shown
+    assert "Tunnel index: 2" in shown
 
 
 def test_what_has_no_interface() -> None:

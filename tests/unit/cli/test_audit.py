@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import sqlite3
 import stat
 from datetime import datetime
@@ -167,3 +168,21 @@ def test_set_password(
     assert "secret" not in output.out + output.err
     assert "there is no [login.user.nobody]" in output.err
     assert sorted(each.name for each in tmp_path.iterdir()) == ["flowtap.toml", "md.hash"]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root gives files away")
+def test_a_password_that_root_sets_is_the_tap_s_own_and_goes_nowhere_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, elsewhere = tmp_path / "place", tmp_path / "elsewhere"
+    place.mkdir()
+    elsewhere.write_text("somebody else's")
+    (place / "flowtap.toml").write_text(CONFIGURATION)
+    os.chown(place, 65_534, 65_533)
+    (place / "md.hash.new").symlink_to(elsewhere)
+    for typed in ("a secret\n", "another one\n"):
+        monkeypatch.setattr("sys.stdin", io.StringIO(typed))
+        assert run(["config", "set-password", "md", "--config", str(place / "flowtap.toml")]) == 0
+        found = (place / "md.hash").lstat()
+        assert (found.st_uid, found.st_gid, stat.S_IMODE(found.st_mode)) == (65_534, 65_533, 0o600)
+    assert elsewhere.read_text() == "somebody else's"

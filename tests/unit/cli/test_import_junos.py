@@ -112,6 +112,19 @@ def test_without_an_interface_it_says_what_is_needed(
     assert "one source is right: interfaces" in capsys.readouterr().err
 
 
+def test_what_cannot_be_mapped_is_told_as_far_as_anybody_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "router.conf"
+    groups = "".join(f"filter f{number} {{ apply-groups g; }} " for number in range(250))
+    file.write_text(f"{HOW_TO.read_text()} firewall {{ {groups} }}")
+    assert import_how_to(tmp_path / "out", file=file) == 0
+    told = capsys.readouterr().out
+    assert told.count("groups are not expanded") == 200
+    assert "and 50 more that could not be mapped" in told
+    assert (tmp_path / "out" / "import-report.txt").read_text().count("groups are not expanded") == 250
+
+
 def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert import_how_to(tmp_path / "out", "--json") == 0
     report: dict[str, Any] = json.loads(capsys.readouterr().out)
@@ -223,6 +236,25 @@ def test_a_folder_with_files_is_left_alone(tmp_path: Path, capsys: pytest.Captur
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "out.1", "out.2"]
 
 
+def test_names_of_users_cannot_take_those_of_the_folder_s_own_files(tmp_path: Path) -> None:
+    public = asyncssh.generate_private_key("ssh-ed25519").export_public_key().decode().strip()
+    users = "".join(
+        f'user {name} {{ class c; authentication {{ ssh-ed25519 "{public}"; }} }} '
+        for name in ("host_key", "Host_Key", "md", "MD")
+    )
+    file = tmp_path / "router.conf"
+    file.write_text(f"system {{ login {{ class c {{ permissions flow-tap-operation; }} {users} }} }}")
+    output = tmp_path / "out"
+    assert import_how_to(output, file=file) == 0
+    names = [path.name.lower() for path in output.iterdir()]
+    assert len(set(names)) == len(names)
+    logins = load(output / "flowtap.toml").values.login.user
+    for each in logins.values():
+        assert each.authorized_keys_file is not None
+        assert public in (output / each.authorized_keys_file).read_text()
+    assert public not in (output / "host_key.pub").read_text()
+
+
 def test_an_empty_folder_is_filled(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     assert import_how_to(tmp_path / "out") == 0
@@ -262,6 +294,7 @@ def test_a_failure_leaves_nothing_half(
     else:
         monkeypatch.setattr(Path, "rename", refuse_to_move)
     assert import_how_to(output, "--replace") == 1
-    assert "error" in capsys.readouterr().err or fails == "write"
+    reason = "No space left on device" if fails == "write" else "Input/output error"
+    assert capsys.readouterr().err == f"flowtap: {output}: {reason}\nnothing was written\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
     assert (output / "host_key").read_text() == before

@@ -167,19 +167,24 @@ def gone(fields: dict[str, Any], state: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("fields", "state", "is_said"),
+    ("fields", "state", "down"),
     [
-        ({"tasks-passive": ["IKE_DELETE"]}, "INSTALLED", True),
-        ({"tasks-passive": ["CHILD_DELETE"]}, "DELETED", True),
-        ({"tasks-active": ["QUICK_DELETE"], "tasks-queued": ["ISAKMP_DELETE"]}, "DELETED", True),
-        ({"tasks-passive": ["INFORMATIONAL"]}, "DELETED", True),
+        ({"tasks-passive": ["IKE_DELETE"]}, "INSTALLED", ChildDown(4, is_said=True)),
+        ({"tasks-passive": ["CHILD_DELETE"]}, "DELETED", ChildDown(4, is_said=True)),
+        ({"tasks-passive": ["INFORMATIONAL"]}, "DELETED", ChildDown(4, is_said=True)),
+        (
+            {"tasks-active": ["QUICK_DELETE"], "tasks-queued": ["ISAKMP_DELETE"]},
+            "DELETED",
+            ChildDown(4, is_said=True, is_ours=True),
+        ),
+        ({"tasks-active": ["IKE_DELETE"]}, "INSTALLED", ChildDown(4, is_said=True, is_ours=True)),
         # Dead-peer detection of IKEv2 and of IKEv1; and who comes back without its memory.
-        ({"tasks-active": ["IKE_DPD"]}, "INSTALLED", False),
-        ({}, "INSTALLED", False),
+        ({"tasks-active": ["IKE_DPD"]}, "INSTALLED", ChildDown(4, is_said=False)),
+        ({}, "INSTALLED", ChildDown(4, is_said=False)),
     ],
 )
-def test_who_has_said_that_a_child_ends(fields: dict[str, Any], state: str, *, is_said: bool) -> None:
-    assert events("child-updown", gone(fields, state), "md") == [ChildDown(4, is_said)]
+def test_who_has_said_that_a_child_ends(fields: dict[str, Any], state: str, down: ChildDown) -> None:
+    assert events("child-updown", gone(fields, state), "md") == [down]
 
 
 def test_other_events_say_nothing_of_children() -> None:

@@ -69,6 +69,7 @@ def test_a_tunnel_as_the_how_to_has_it() -> None:
     assert made["children"]["md-content"]["esp_proposals"] == ["3des-sha1"]
     # The other side is told of the sum.
     assert (made["rekey_time"], made["over_time"]) == ("77760s", "8640s")
+    assert not {"rand_time", "unique"} & set(made)
     assert (made["dpd_delay"], made["dpd_timeout"]) == ("2s", "15s")
 
 

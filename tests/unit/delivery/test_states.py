@@ -28,11 +28,11 @@ def machine(values: TunnelSection | None = None) -> TunnelMachine:
 def up(values: TunnelSection | None = None, at_s: float = 0) -> TunnelMachine:
     """One that is up, with child 1."""
     made = machine(values)
-    made.guarded([])
+    made.guarded([], at_s)
     made.daemon_ready(at_s)
     made.saw((ike(child()),), at_s)
     assert made.decide(at_s).verify
-    made.guarded([])
+    made.guarded([], at_s)
     assert made.decide(at_s).is_open
     return made
 
@@ -40,7 +40,7 @@ def up(values: TunnelSection | None = None, at_s: float = 0) -> TunnelMachine:
 def test_it_comes_up_step_by_step() -> None:
     made = machine()
     assert made.decide(0).state is S.BLOCKED
-    made.guarded([])
+    made.guarded([], 0)
     first = made.decide(0)
     assert (first.state, first.is_telling) == (S.CONNECTING, False)
     made.daemon_gone("strongSwan cannot be reached", 1)
@@ -53,7 +53,7 @@ def test_it_comes_up_step_by_step() -> None:
     made.saw((ike(child()),), 4)
     decision = made.decide(4)
     assert (decision.state, decision.verify, decision.is_open) == (S.CONNECTING, True, False)
-    made.guarded([])
+    made.guarded([], 4)
     decision = made.decide(4)
     assert (decision.state, decision.verify, decision.is_open) == (S.UP, False, True)
     assert decision.in_doubt_s is None
@@ -63,12 +63,12 @@ def test_it_comes_up_step_by_step() -> None:
 @pytest.mark.parametrize("faults", [["a rule is missing"], ["x", "y"]])
 def test_guard_faults_shut_it_at_once(faults: list[str]) -> None:
     made = up()
-    made.guarded(faults)
+    made.guarded(faults, 1)
     decision = made.decide(1)
     assert (decision.state, decision.is_open) == (S.BLOCKED, False)
     assert decision.in_doubt_s is not None
     assert "; ".join(faults) in decision.reason
-    made.guarded([])
+    made.guarded([], 2)
     assert made.decide(2).is_open
 
 
@@ -90,7 +90,7 @@ def test_a_child_that_no_longer_fits_shuts_it_at_once() -> None:
 def test_every_wanted_child_must_be_there() -> None:
     values = legacy(remote_networks=["10.9.0.0/24", "10.10.0.0/24"], esp_proposals=["aes256gcm16-ecp384"])
     made = machine(values)
-    made.guarded([])
+    made.guarded([], 0)
     made.daemon_ready(0)
     one = child(1, name="md-content-1")
     made.saw((ike(one),), 5)
@@ -130,7 +130,7 @@ def test_a_deletion_that_was_said_leaves_little_doubt() -> None:
     # The next one is there already when it is looked at.
     made.saw((ike(child(2)),), 20.6)
     assert made.decide(20.6).verify
-    made.guarded([])
+    made.guarded([], 20.6)
     assert made.decide(20.6).is_open
 
 
@@ -198,17 +198,109 @@ def test_ikev1_has_no_questions_to_look_at() -> None:
     assert made.decide(100).in_doubt_s == 15 + POLL_S + 2 + 2
 
 
-def test_the_end_of_the_daemon() -> None:
+def test_the_end_of_the_daemon_says_nothing_of_the_path() -> None:
+    """It may have been cut since strongSwan last heard something, and nobody is left who would have asked."""
     made = up()
     made.saw((ike(child()),), 50)
     made.daemon_gone("strongSwan has closed the connection", 50.5)
     decision = made.decide(50.5)
-    assert (decision.state, decision.is_open, decision.in_doubt_s) == (S.DOWN, False, 2)
-    # One that has hung for a while ended when it began to hang, if not later.
+    assert (decision.state, decision.is_open, decision.in_doubt_s) == (S.DOWN, False, 0.5 + 2 + 2)
+    # One that has hung for a while may have done so since the last listing.
     made = up()
     made.saw((ike(child()),), 50)
     made.daemon_gone("no answer", 55.5)
-    assert made.decide(55.5).in_doubt_s == 6.5
+    assert made.decide(55.5).in_doubt_s == 5.5 + 2 + 2
+    made = up()
+    made.saw((ike(child()),), 50)
+    made.hold(50.5)
+    assert made.decide(50.5).in_doubt_s == 0.5 + 2 + 2
+
+
+def test_a_deletion_that_was_said_while_a_question_was_open_leaves_the_whole_doubt() -> None:
+    made = up()
+    made.saw((ike(child()),), 20)
+    made.saw((ike(child(), tasks_active=("IKE_DPD",)),), 21)
+    made.heard(ChildDown(1, is_said=True), 21.5)
+    assert made.decide(21.5).in_doubt_s == 1.5 + 2 + 2
+
+
+def test_a_deletion_of_this_side_s_own_says_nothing_of_the_path() -> None:
+    made = up()
+    made.saw((ike(child()),), 20)
+    made.heard(ChildDown(1, is_said=True, is_ours=True), 20.5)
+    decision = made.decide(20.5)
+    assert (decision.in_doubt_s, decision.reason) == (0.5 + 2 + 2, "one side has deleted the association")
+
+
+def test_questions_that_follow_each_other_are_answers() -> None:
+    """Keys of everything are changed, and each listing falls into another exchange."""
+    made = up()
+    made.saw((ike(child()),), 20)
+    listings = (
+        ike(child(), tasks_active=("CHILD_REKEY",)),
+        ike(child(), tasks_active=("IKE_REKEY",)),
+        ike(child(), unique_id=2, tasks_active=("CHILD_REKEY",)),
+        ike(child(), unique_id=2, tasks_active=("CHILD_DELETE",)),
+        ike(child(), unique_id=2),
+    )
+    for at_s, found in enumerate(listings, 21):
+        made.saw((found,), at_s)
+        assert made.decide(at_s) == Decision(S.UP, "associations are as asked for", is_open=True)
+
+
+def test_who_is_given_up_while_another_question_begins_was_not_answered() -> None:
+    made = up()
+    made.saw((ike(child()),), 20)
+    for at_s in (21, 22, 23, 24):
+        made.saw((ike(child(), tasks_active=("IKE_DPD",)),), at_s)
+        made.decide(at_s)
+    made.saw((ike(child(2), unique_id=2, tasks_active=("IKE_AUTH_LIFETIME",)),), 25)
+    assert made.decide(25).in_doubt_s == 5 + 2 + 2
+
+
+def test_the_guard_is_no_proof_for_what_came_after_it_was_looked_at() -> None:
+    made = machine()
+    made.guarded([], 0)
+    made.daemon_ready(0)
+    made.saw((), 1)
+    # It takes its time; meanwhile the association comes up.
+    made.saw((ike(child()),), 3)
+    made.guarded([], 2)
+    decision = made.decide(3.1)
+    assert (decision.is_open, decision.verify) == (False, True)
+    made.guarded([], 3.1)
+    assert made.decide(3.2).is_open
+
+
+def test_nothing_opens_on_what_was_seen_long_ago() -> None:
+    made = machine()
+    made.guarded([], 0)
+    made.daemon_ready(0)
+    made.saw((ike(child()),), 3)
+    made.guarded([], 3)
+    decision = made.decide(8)
+    assert (decision.state, decision.is_open, decision.verify) == (S.CONNECTING, False, False)
+    made.saw((ike(child()),), 8)
+    assert made.decide(8).is_open
+    # What is open stays open meanwhile: who does not answer is gone soon.
+    assert made.decide(12).is_open
+
+
+def test_what_was_held_back_waits_for_the_answer_of_who_is_suspect() -> None:
+    made = up()
+    made.saw((ike(child()),), 20)
+    for at_s in (21, 22, 23):
+        made.saw((ike(child(), tasks_active=("IKE_DPD",)),), at_s)
+        assert made.decide(at_s).is_open
+    made.guarded(["a rule is missing"], 23)
+    assert made.decide(23).in_doubt_s == 3 + 2 + 2
+    made.guarded([], 24)
+    made.saw((ike(child(), tasks_active=("IKE_DPD",)),), 24)
+    decision = made.decide(24)
+    assert (decision.state, decision.is_open) == (S.CONNECTING, False)
+    assert "does not answer" in decision.reason
+    made.saw((ike(child()),), 25)
+    assert made.decide(25).is_open
 
 
 def test_no_doubt_reaches_far_behind_the_opening() -> None:
@@ -219,7 +311,7 @@ def test_no_doubt_reaches_far_behind_the_opening() -> None:
 
 def test_attempts_are_made_less_and_less_often() -> None:
     made = machine()
-    made.guarded([])
+    made.guarded([], 0)
     made.daemon_ready(0)
     attempts = []
     for at_s in range(200):
@@ -239,7 +331,7 @@ def test_nothing_is_initiated_while_it_is_not_wanted_or_under_way() -> None:
     made.daemon_ready(0)
     made.saw((), 10)
     assert made.decide(10).initiate == ()
-    made.guarded([])
+    made.guarded([], 10)
     assert made.decide(10).initiate == ("md-content",)
     made.saw((ike(state="CONNECTING"),), 11)
     assert made.decide(11).initiate == ()
@@ -270,7 +362,7 @@ def test_what_is_lost_again_and_again_is_left_to_settle() -> None:
         number = at_ms // 20
         made.saw((ike(child(number)),), at_s)
         if made.decide(at_s).verify:
-            made.guarded([])
+            made.guarded([], at_s)
             opened += made.decide(at_s).is_open
         made.heard(ChildDown(number, is_said=True), at_s + 0.01)
         assert not made.decide(at_s + 0.01).is_open
@@ -332,7 +424,7 @@ def test_the_gate_is_never_open_without_a_fitting_child_and_a_sound_guard(
             made.heard(value, now_s)
         elif what == "guarded":
             is_sound = not value
-            made.guarded(value)
+            made.guarded(value, now_s)
         elif what == "gone":
             found, is_there = (), False
             made.daemon_gone(value, now_s)

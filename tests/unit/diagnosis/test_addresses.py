@@ -35,13 +35,16 @@ fe8000000000000000fc00fffe000001 04 40 20 80     eth0
 
 
 def test_this_host_s_addresses_among_its_routes() -> None:
-    assert list(map(str, local_ipv4(FIB_TRIE))) == ["127.0.0.1", "192.0.2.2"]
-    assert list(map(str, local_ipv6(IF_INET6))) == ["fe80::fc:ff:fe00:1", "::1", "2001:db8::2"]
+    assert list(map(str, local_ipv4(FIB_TRIE.splitlines()))) == ["127.0.0.1", "192.0.2.2"]
+    assert list(map(str, local_ipv6(IF_INET6.splitlines()))) == ["fe80::fc:ff:fe00:1", "::1", "2001:db8::2"]
     assert ip_address("127.0.0.1") in host_addresses()
 
 
 def test_the_first_one_of_the_right_family() -> None:
-    addresses: list[IPv4Address | IPv6Address] = [*local_ipv4(FIB_TRIE), *local_ipv6(IF_INET6)]
+    addresses: list[IPv4Address | IPv6Address] = [
+        *local_ipv4(FIB_TRIE.splitlines()),
+        *local_ipv6(IF_INET6.splitlines()),
+    ]
     networks = [ip_network("192.0.2.0/29"), ip_network("2001:db8::/64")]
     assert first_inside(addresses, networks, 4) == ip_address("192.0.2.2")
     assert first_inside(addresses, networks, 6) == ip_address("2001:db8::2")

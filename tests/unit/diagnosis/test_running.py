@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import stat
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,13 @@ import pytest
 from local_socket import CHILD, IKE, TUNNEL
 
 from flowtap.config.tunnels import TunnelSection
+from flowtap.delivery.states import TAKEN_DOWN
 from flowtap.diagnosis import files, probes, running
 from flowtap.diagnosis.echo import _checksum, _message
 from flowtap.diagnosis.files import FileState
 from flowtap.diagnosis.finding import Unknown, Verdict
 
+NOW = datetime.fromisoformat(str(TUNNEL["since"]))
 UNREAD = Unknown("the tap does not run")
 VALUES: dict[str, Any] = {
     "local_gateway": "100.100.100.100",
@@ -30,7 +33,7 @@ MODERN = {**TUNNEL, "ike": [NEW_IKE], "ipsec": [{**CHILD, **GCM}]}
 def test_what_nobody_has_looked_at_is_never_well() -> None:
     section = TunnelSection.model_validate(VALUES)
     found = [
-        running.tunnel_state("ttp", UNREAD),
+        running.tunnel_state("ttp", UNREAD, NOW),
         *running.guard("ttp", UNREAD),
         *running.guard_rules(UNREAD),
         *running.negotiated("ttp", section, UNREAD),
@@ -42,11 +45,27 @@ def test_what_nobody_has_looked_at_is_never_well() -> None:
 
 
 @pytest.mark.parametrize(
-    ("state", "verdict"),
-    [("up", "ok"), ("suspect", "warn"), ("connecting", "warn"), ("down", "fail"), ("blocked", "fail")],
+    ("state", "age_s", "verdict"),
+    [
+        ("up", 1_000, "ok"),
+        ("suspect", 1_000, "warn"),
+        ("connecting", 9, "warn"),
+        # Such as one with another secret than the other side has.
+        ("connecting", 11, "fail"),
+        ("down", 1, "fail"),
+        ("blocked", 1, "fail"),
+    ],
 )
-def test_states(state: str, verdict: str) -> None:
-    assert running.tunnel_state("ttp", {**TUNNEL, "state": state}).verdict == verdict
+def test_states(state: str, age_s: int, verdict: str) -> None:
+    since = (NOW - timedelta(seconds=age_s)).isoformat(timespec="seconds")
+    assert running.tunnel_state("ttp", {**TUNNEL, "state": state, "since": since}, NOW).verdict == verdict
+
+
+def test_what_was_taken_down_here_is_brought_up_here() -> None:
+    taken = running.tunnel_state("ttp", {**TUNNEL, "state": "down", "reason": TAKEN_DOWN}, NOW)
+    assert (taken.verdict, taken.advice) == (Verdict.FAIL, "flowtap tunnel up ttp")
+    lost = running.tunnel_state("ttp", {**TUNNEL, "state": "down"}, NOW)
+    assert "strongSwan's log" in lost.advice
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from typing import Any
 import pytest
 
 from flowtap.config.tunnels import TunnelSection
+from flowtap.delivery.retransmission import Retransmission
 from flowtap.diagnosis import probes
 from flowtap.diagnosis.finding import Unknown, Verdict
 from flowtap.diagnosis.strongswan import (
-    Retransmission,
     StrongSwan,
     connections,
     daemon,
@@ -139,9 +139,18 @@ def test_settings_on_one_line() -> None:
     assert retransmission(settings) == Retransmission(3, 4.0, 1.5)
 
 
-def test_how_long_it_takes_to_give_up() -> None:
-    assert Retransmission().gives_up_after_s == pytest.approx(165, abs=1)
-    assert Retransmission(2, 1.0, 1.5).gives_up_after_s == pytest.approx(4.75)
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"charon {{ retransmit_tries = {10**9} }}",
+        f"charon {{ retransmit_tries = {10**9}\nretransmit_base = 1 }}",
+        f"charon {{ retransmit_tries = {10**400}\nretransmit_base = 1 }}",
+        "charon { retransmit_timeout = nan }",
+    ],
+)
+def test_a_peer_that_is_as_good_as_never_given_up_is_not_noticed_in_time(text: str) -> None:
+    (finding,) = dead_peer(text, "/etc/strongswan.conf", {"ttp": section()})
+    assert finding.verdict is Verdict.WARN
 
 
 def test_dead_peers() -> None:

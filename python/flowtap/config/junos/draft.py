@@ -12,7 +12,17 @@ if TYPE_CHECKING:
 
     from flowtap.config.junos.syntax import Node
 
-__all__ = ["Draft", "File", "Setting", "Value", "key_path"]
+__all__ = [
+    "CONFIGURATION_FILE",
+    "HOST_KEY_FILE",
+    "PUBLIC_HOST_KEY_FILE",
+    "REPORT_FILE",
+    "Draft",
+    "File",
+    "Setting",
+    "Value",
+    "key_path",
+]
 
 Value = str | int | bool | list[str]
 Section = tuple[str, ...]
@@ -20,6 +30,12 @@ Section = tuple[str, ...]
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 _UNFIT: Final = re.compile(r"[^A-Za-z0-9_.-]")
 FILE_NAME_CHARACTERS_MAX: Final = 100
+CONFIGURATION_FILE: Final = "flowtap.toml"
+REPORT_FILE: Final = "import-report.txt"
+HOST_KEY_FILE: Final = "host_key"
+PUBLIC_HOST_KEY_FILE: Final = "host_key.pub"
+_RESERVED: Final = frozenset({CONFIGURATION_FILE, REPORT_FILE, HOST_KEY_FILE, PUBLIC_HOST_KEY_FILE})
+"""Files that are there whatever the router was told."""
 
 # As docs/operations.md has them.
 _ORDER: Final = ("element", "login", "control_source", "content_destination", "tunnel", "dtcp", "policy")
@@ -92,11 +108,15 @@ class Draft:
         self.needed.append(needed)
 
     def file(self, name: str, ending: str, content: bytes, *, is_secret: bool = True) -> str:
-        """Adds a file; returns its name, which no other has, whatever the configuration calls things."""
+        """Adds a file; returns its name, which no other has, whatever the configuration calls things.
+
+        Neither has one that differs in capitals alone: not every disk tells them apart.
+        """
         stem = _UNFIT.sub("_", name)[:FILE_NAME_CHARACTERS_MAX].lstrip(".-") or "_"
         chosen = f"{stem}{ending}"
         at = 2
-        while chosen in self.files:
+        taken = {*_RESERVED, *map(str.lower, self.files)}
+        while chosen.lower() in taken:
             chosen = f"{stem}-{at}{ending}"
             at += 1
         self.files[chosen] = File(content, is_secret=is_secret)

@@ -10,7 +10,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import asyncssh
 
-from flowtap.config.junos.importing import HOST_KEY_FILE
+from flowtap.config.junos.draft import (
+    CONFIGURATION_FILE,
+    HOST_KEY_FILE,
+    PUBLIC_HOST_KEY_FILE,
+    REPORT_FILE,
+)
 from flowtap.config.load import load
 from flowtap.errors import ConfigurationError
 
@@ -22,8 +27,6 @@ if TYPE_CHECKING:
 
 __all__ = ["FolderError", "check", "report_object", "report_of_error", "report_text", "write"]
 
-_CONFIGURATION: Final = "flowtap.toml"
-_REPORT: Final = "import-report.txt"
 NEW_FILE: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
 
 
@@ -34,7 +37,7 @@ class FolderError(ConfigurationError):
 def check(imported: Import) -> list[str]:
     """What flowtap itself says to the configuration, with everything filled in that is still needed."""
     with tempfile.TemporaryDirectory(prefix="flowtap-import-") as place:
-        path = Path(place) / _CONFIGURATION
+        path = Path(place) / CONFIGURATION_FILE
         _file(path, imported.draft.toml("a draft", with_stand_ins=True).encode(), is_secret=True)
         try:
             load(path)
@@ -94,14 +97,14 @@ def _put_aside(target: Path) -> Path:
 
 def _fill(place: Path, imported: Import, source: str) -> None:
     draft = imported.draft
-    _file(place / _CONFIGURATION, draft.toml(source).encode(), is_secret=False)
+    _file(place / CONFIGURATION_FILE, draft.toml(source).encode(), is_secret=False)
     for name, file in draft.files.items():
         _file(place / name, file.content, is_secret=file.is_secret)
     key = asyncssh.generate_private_key("ssh-ed25519")
     _file(place / HOST_KEY_FILE, key.export_private_key(), is_secret=True)
     public = " ".join(key.export_public_key().decode().split()[:2]) + "\n"
-    _file(place / f"{HOST_KEY_FILE}.pub", public.encode(), is_secret=False)
-    _file(place / _REPORT, report_text(imported, source).encode(), is_secret=False)
+    _file(place / PUBLIC_HOST_KEY_FILE, public.encode(), is_secret=False)
+    _file(place / REPORT_FILE, report_text(imported, source).encode(), is_secret=False)
 
 
 def _file(path: Path, content: bytes, *, is_secret: bool) -> None:

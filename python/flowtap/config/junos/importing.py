@@ -7,10 +7,10 @@ from ipaddress import ip_network
 from typing import TYPE_CHECKING, Final
 
 from flowtap.config.junos.capture import Capture
-from flowtap.config.junos.draft import Draft
+from flowtap.config.junos.draft import HOST_KEY_FILE, Draft
 from flowtap.config.junos.interfaces import Interfaces
 from flowtap.config.junos.ipsec import Tunnels
-from flowtap.config.junos.ledger import NOTHING_LIKE_IT, Ledger
+from flowtap.config.junos.ledger import NOTHING_LIKE_IT, Ledger, statement
 from flowtap.config.junos.login import map_login, map_ssh
 from flowtap.config.junos.reader import Reader
 from flowtap.config.junos.syntax import parse
@@ -18,7 +18,7 @@ from flowtap.config.junos.tapping import map_tapping
 from flowtap.config.junos.tokens import JunosError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
     from ipaddress import IPv4Network, IPv6Network
 
     from flowtap.config.junos.ipsec import TunnelPlan
@@ -27,12 +27,11 @@ if TYPE_CHECKING:
 
     Network = IPv4Network | IPv6Network
 
-__all__ = ["HOST_KEY_FILE", "Import", "import_text"]
+__all__ = ["Import", "import_text"]
 
 _OWN: Final = frozenset({"element", "dtcp"})
 """Sections that are there whatever the router was told."""
 _SSH_PORT: Final = 32_001
-HOST_KEY_FILE: Final = "host_key"
 _ELSEWHERE: Final = {
     "version": "the release of the router's software",
     "chassis": "hardware of the router",
@@ -42,6 +41,7 @@ _ELSEWHERE: Final = {
     "routing-options": "this system has routes of its own",
     "firewall": "this system has a firewall of its own; it must permit TCP 32001, UDP 500 and 4500, and ESP",
 }
+_OTHER_TUNNELS: Final = "its tunnels are not imported; write a [tunnel.NAME] for each"
 _UNRELATED: Final = "is about the router itself"
 _GROUPS: Final = "groups are not expanded; show configuration | display inheritance prints the whole"
 _APPLY: Final = frozenset({"apply-groups", "apply-groups-except", "apply-path"})
@@ -116,15 +116,49 @@ class _Work:
         )
         capture.map()
         self._listen(capture, tunnels.plans)
-        if not tunnels.is_complete:
-            section = draft.section("policy")
-            draft.put(section, "require_tunnel", True, note="a tunnel could not be imported")
+        self._require(tunnels)
         self._routes(reader.child(root, "routing-options", "static", "route"), tunnels.plans)
         if ("policy",) in draft.sections and not draft.sections["policy",]:
             del draft.sections["policy",]
         for node in reader.children(root):
             known = _ELSEWHERE.get(node.word)
             self._rest(node, known or _UNRELATED)
+
+    def _require(self, tunnels: Tunnels) -> None:
+        """Where a tunnel is missing nothing may leave without one: not what was meant for it, above all."""
+        draft = self.draft
+        found = list(self._tunnels_elsewhere())
+        for each in found:
+            self.ledger.unmapped(each, _OTHER_TUNNELS)
+            draft.needed.append(
+                f"{statement(each.path)} (line {each.line}): {_OTHER_TUNNELS}, or take policy.require_tunnel"
+                " out if no copies go through them"
+            )
+        if found or not tunnels.is_complete:
+            section = draft.section("policy")
+            draft.put(section, "require_tunnel", True, note="a tunnel could not be imported")
+        elif tunnels.plans:
+            draft.notes.append(
+                "policy: copies for what lies behind no tunnel leave in clear; require_tunnel = true refuses"
+                " them"
+            )
+
+    def _tunnels_elsewhere(self) -> Iterator[Node]:
+        """IPsec in stanzas that are not read: of other routers, of groups and of logical systems."""
+        reader = self._reader
+        places = [
+            self._root,
+            *reader.children(reader.child(self._root, "groups")),
+            *reader.children(reader.child(self._root, "logical-systems")),
+        ]
+        for place in places:
+            stanzas = [("security", "ike"), ("security", "ipsec")]
+            if place is not self._root:
+                stanzas += [("services", "ipsec-vpn"), ("services", "service-set")]
+            for names in stanzas:
+                found = reader.child(place, *names)
+                if found is not None and not all(leaf.inactive for leaf in found.leaves()):
+                    yield found
 
     def _set_aside(self) -> None:
         """What is inactive, and what stands in groups, which nobody has expanded."""
@@ -154,7 +188,7 @@ class _Work:
 
     def _element(self, system: Node | None) -> None:
         name = self._reader.one(system, "host-name")
-        if name is not None:
+        if name is not None and self._reader.name(name) is not None:
             section = self.draft.section("element")
             self.ledger.mapped(name, self.draft.put(section, "name", name.word, name))
 
@@ -166,7 +200,14 @@ class _Work:
         host = plans[0].host if len(plans) == 1 and self._come_through(sources, plans[0]) else None
         where = "0.0.0.0" if host is None else f"[{host}]" if host.version == 6 else str(host)  # noqa: S104, PLR2004
         why = "" if host is None else f"the one address that tunnel {plans[0].name} is for"
-        draft.put(ssh, "listen", [f"{where}:{_SSH_PORT}"], note=why)
+        if self._has_closed_server():
+            draft.put(ssh, "listen", [f"127.0.0.1:{_SSH_PORT}"], note="flow-tap-dtcp is deactivated")
+            draft.notes.append(
+                "dtcp.ssh: the router's flow-tap-dtcp is deactivated, so SSH is heard on this host's loopback"
+                " only"
+            )
+        else:
+            draft.put(ssh, "listen", [f"{where}:{_SSH_PORT}"], note=why)
         draft.put(ssh, "host_key_file", HOST_KEY_FILE, note="new; whoever tasks needs its public half")
         if capture.ports:
             origins = [node for node in capture.ports.values() if node is not None]
@@ -188,6 +229,13 @@ class _Work:
                 "dtcp: tasking is heard on every address and in clear, because the tunnels do not say which"
                 " one it comes through; control_source.NAME.tunnel and dtcp.ssh.listen bound it"
             )
+
+    def _has_closed_server(self) -> bool:
+        """Whether somebody has deactivated the server that tasking over SSH came to."""
+        node: Node | None = self._root
+        for word in ("system", "services", "flow-tap-dtcp"):
+            node = None if node is None else node.children.get(word)
+        return node is not None and node.inactive
 
     def _come_through(self, sources: list[tuple[str, ...]], plan: TunnelPlan) -> bool:
         """Whether no control source is known to be elsewhere than behind the tunnel."""

@@ -50,6 +50,8 @@ class Interfaces:
             reason = (
                 f"there is no {logical.word}; interfaces {match[1]} unit {match[2]} with family inet is right"
             )
+            if self._node is None:
+                reason += "; the text has no interfaces at all: print the whole configuration"
             self._ledger.fault(logical, reason)
         return unit
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 from pydantic import ValidationError
 
+from flowtap.config.junos.ledger import statement
 from flowtap.config.junos.policies import IkePolicy, IpsecPolicy
 from flowtap.config.tunnels import TunnelSection
 
@@ -28,6 +29,7 @@ _TUNNELS_MAX: Final = 1_000
 _NETWORKS_MAX: Final = 2_000
 """Of all tunnels together: each is compared with every other one, because none may lead to two places."""
 _FAULTS_MAX: Final = 100
+_NAMES_SHOWN: Final = 5
 _BESIDE_GATEWAY: Final = frozenset({"routing-instance", "interface", "gw-interface"})
 _AS_ROUTED: Final = "IKE leaves as the host routes it"
 _ALWAYS: Final = "is always so"
@@ -89,6 +91,8 @@ class Parts:
     """What a tunnel is put together from, before it is known that it works."""
 
     values: dict[str, tuple[Value, list[Node]]] = field(default_factory=dict)
+    names: dict[str, Node] = field(default_factory=dict)
+    """What the router called it, by key; ``show`` goes on with that."""
     secret: bytes | None = None
     secret_origin: Node | None = None
     secret_note: str | None = None
@@ -120,6 +124,7 @@ class Tunnels:
         self._interfaces = interfaces
         self._count = 0
         self._networks_count = 0
+        self._used: set[str] = set()
         self.plans: list[TunnelPlan] = []
         self.is_complete = True
         """No tunnel was left out."""
@@ -141,12 +146,24 @@ class Tunnels:
             found = reader.child(self._vpn, word)
             if found is not None:
                 ledger.ignored(found, reason)
-        for names in (("rule",), ("rule-set",), ("ike", "proposal"), ("ike", "policy")):
+        self._say_unused(reader.children(reader.child(self._vpn, "rule")))
+        for names in (
+            *(("rule",), ("rule-set",), ("ike", "proposal"), ("ike", "policy")),
+            *(("ipsec", "proposal"), ("ipsec", "policy")),
+        ):
             for each in reader.children(reader.child(self._vpn, *names)):
                 self._leave(each)
-        for names in (("ipsec", "proposal"), ("ipsec", "policy")):
-            for each in reader.children(reader.child(self._vpn, *names)):
-                self._leave(each)
+
+    def _say_unused(self, rules: list[Node]) -> None:
+        unused = [rule for rule in rules if rule.word not in self._used]
+        if not unused:
+            return
+        names = [f"{statement([rule.word])} (line {rule.line})" for rule in unused[:_NAMES_SHOWN]]
+        names += [f"{len(unused) - len(names):,} more"] if len(unused) > len(names) else []
+        self._draft.notes.append(
+            f"ipsec-vpn: no service set uses the rules {', '.join(names)}; they are no tunnels, neither on"
+            " the router nor here"
+        )
 
     def _leave(self, node: Node) -> None:
         """What is left of a rule, a policy or a proposal is its description, or it is not in use."""
@@ -171,6 +188,7 @@ class Tunnels:
         gateway = self._gateway(node, reader.child(node, "ipsec-vpn-options"))
         around = _ServiceSet(node, gateway, self._inside(node))
         for reference, rule in self._rules(node):
+            self._used.add(rule.word)
             terms = reader.children(reader.child(rule, "term"))
             if not terms:
                 ledger.fault(reference, f"the rule {rule.word} has no term")
@@ -254,8 +272,8 @@ class Tunnels:
     # -- one term ------------------------------------------------------------------------------------------
 
     def _term(self, name: str, around: _ServiceSet, rule: Node, term: Node) -> None:
-        parts = Parts()
         reader = self._reader
+        parts = Parts(names={"service_set": around.node, "rule": rule, "term": term})
         direction = reader.one(rule, "match-direction")
         if reader.chosen(direction, ("input", "output")) is not None and direction is not None:
             parts.explained.append((direction, "a tunnel matches what leaves, and expects what comes"))
@@ -341,7 +359,7 @@ class Tunnels:
         parts.explained.append((other, "dead_peer_s is interval times threshold"))
 
     def _write(self, parts: Parts, term: Node, plan: TunnelPlan) -> None:
-        ledger, draft, name = self._ledger, self._draft, plan.name
+        reader, ledger, draft, name = self._reader, self._ledger, self._draft, plan.name
         if not parts.obstacles and not ledger.faults:
             self._try(parts, term)
         if ledger.faults:
@@ -366,9 +384,13 @@ class Tunnels:
             note = "" if parts.secret else "empty until the secret is written into it"
             target = draft.put(section, "pre_shared_key_file", file, origin, note=note)
             ledger.mapped(origin, target, parts.secret_note)
+        for key, node in parts.names.items():
+            # A service set may have a name that no section could have; it is then shown as the tunnel's.
+            if reader.is_name(node.word):
+                draft.put(section, key, node.word, node, note="for show")
         for node, reason in parts.explained:
             ledger.mapped(node, f"tunnel.{name}", reason)
-        description = self._reader.child(term, "description")
+        description = reader.child(term, "description")
         if description is not None:
             ledger.ignored(description, "a description")
         draft.needed += [f"tunnel.{name}.{each}" for each in parts.needed]

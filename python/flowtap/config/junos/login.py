@@ -23,6 +23,7 @@ _KEYS: Final = ("ssh-rsa", "ssh-ecdsa", "ssh-ed25519")
 _UID_LOW, _UID_HIGH = 100, 64_000
 _USER_DEPTH: Final = len(("system", "login", "user", "NAME"))
 _USERS_MAX: Final = 1_000
+_NAMES_SHOWN: Final = 5
 _LIMIT_HIGH: Final = 250
 _NOT_ALL: Final = (
     "all never contains flow-tap-operation; who shall look at the tap or change it gets flow-tap or"
@@ -56,8 +57,20 @@ def map_login(reader: Reader, draft: Draft, login: Node | None) -> list[str]:
             user.map(uids)
             if TASK in user.permissions:
                 tasking.append(node.word)
+    _say_uids(draft, uids)
     reader.ledger.ignored(login, "is about logins to the router itself")
     return tasking
+
+
+def _say_uids(draft: Draft, uids: dict[int, str]) -> None:
+    """Numbers of the router's users may belong to others on this system, who would get their permissions."""
+    if uids:
+        named = [f"{name} {number}" for number, name in list(uids.items())[:_NAMES_SHOWN]]
+        more = f" and {len(uids) - _NAMES_SHOWN} more" if len(uids) > _NAMES_SHOWN else ""
+        draft.notes.append(
+            "login: who has the uid of a login on this host has its permissions over the local socket; take"
+            f" uid out where that is somebody else: {', '.join(named)}{more}"
+        )
 
 
 def _class(reader: Reader, draft: Draft, node: Node) -> list[str]:
@@ -105,7 +118,7 @@ class _User:
         """Whether the user has anything to do with flow-tap."""
         if self._class is None:
             for leaf in self._node.leaves():
-                if "class" in leaf.path[_USER_DEPTH:-1]:
+                if not leaf.inactive and "class" in leaf.path[_USER_DEPTH + 1 : -1]:
                     # A semicolon is missing, and a user would be lost by it.
                     reason = (
                         "class stands behind the value of something else; a statement of its own is right"

@@ -49,9 +49,11 @@ _ESP_DIGESTS: Final = {
     "hmac-sha-384": "sha384",
     "hmac-sha-512": "sha512",
 }
+_AMBIGUOUS: Final = {
+    "hmac-sha2-256": "some releases cut it to 96 bits and others to 128; hmac-sha-256-96 or hmac-sha-256-128,"
+    " whichever the other side uses, is right"
+}
 _COMBINED: Final = "gcm16"
-_NO_SEQUENCE_EXTENSION: Final = "noesn"
-"""What strongSwan takes anyhow; said so that a cipher that needs no digest does not stand alone."""
 
 Words = tuple[str, list["Node"]]
 
@@ -88,8 +90,6 @@ def esp_proposal(reader: Reader, node: Node, group: str | None) -> Words | None:
         reader.ledger.ignored(unused, "the cipher authenticates by itself")
     if group is not None:
         parts.append(group)
-    elif len(parts) == 1:
-        parts.append(_NO_SEQUENCE_EXTENSION)
     return "-".join(parts), origins
 
 
@@ -98,5 +98,8 @@ def _keyword(reader: Reader, node: Node, word: str, table: dict[str, str]) -> tu
         reader.ledger.fault(node, f"names no {word}; write out what both sides have agreed on")
         return None
     value = reader.one(node, word)
+    if value is not None and (reason := _AMBIGUOUS.get(value.word)) is not None:
+        reader.ledger.fault(value, f"{value.word}: {reason}")
+        return None
     chosen = reader.chosen(value, table)
     return None if chosen is None or value is None else (table[chosen], value)

@@ -143,11 +143,15 @@ class Reader:
 
     def name(self, node: Node, most: int = NAME_CHARACTERS_MAX) -> str | None:
         """A name that flowtap's configuration takes."""
-        if not (_NAME.fullmatch(node.word) and len(node.word) <= most):
+        if not self.is_name(node.word, most):
             reason = f"a name of 1 to {most} letters, digits and signs, without blanks and commas, is right"
             self.ledger.fault(node, reason)
             return None
         return node.word
+
+    def is_name(self, word: str, most: int = NAME_CHARACTERS_MAX) -> bool:
+        """Whether flowtap's configuration takes a word as a name."""
+        return len(word) <= most and _NAME.fullmatch(word) is not None
 
     def chosen(self, value: Node | None, choices: Iterable[str]) -> str | None:
         """A keyword out of several."""

@@ -302,6 +302,7 @@ def _read_braces(tokens: Iterator[Token], builder: _Builder) -> None:
     for token in tokens:
         if token.kind in {"word", "string"}:
             statement.add(token)
+            _refuse_command(statement, stack[-1].depth)
         elif token.kind == "[":
             statement.open_list(token)
         elif token.kind == "]":
@@ -324,7 +325,7 @@ def _read_braces(tokens: Iterator[Token], builder: _Builder) -> None:
 
 
 def _refuse_command(statement: _Statement, depth: int) -> None:
-    if depth == 0 and statement.words[0].text in COMMANDS:
+    if depth == 0 and statement.words and statement.words[0].text in COMMANDS:
         first = statement.words[0]
         reason = f"{first.text!r} begins a line of the other form; {_ONE_FORM}"
         raise JunosError(reason, first.line, first.column)
@@ -344,7 +345,6 @@ def _open_brace(statement: _Statement, place: _Open, token: Token, builder: _Bui
         raise JunosError("'{' without a name before it", token.line, token.column)
     if statement.list_begin is not None:
         raise JunosError("a list ends its statement; ';' is right here", token.line, token.column)
-    _refuse_command(statement, place.depth)
     _target(statement, place, builder)
     node, _ = builder.descend(place.node, statement.words, place.depth)
     node.inactive = node.inactive or "inactive:" in statement.prefixes
@@ -354,7 +354,6 @@ def _open_brace(statement: _Statement, place: _Open, token: Token, builder: _Bui
 def _end_statement(statement: _Statement, place: _Open, token: Token, builder: _Builder) -> None:
     if not statement.words:
         raise JunosError("';' without a statement before it", token.line, token.column)
-    _refuse_command(statement, place.depth)
     _target(statement, place, builder)
     for end in builder.state(place.node, statement.words, statement.ends, place.depth):
         end.inactive = end.inactive or "inactive:" in statement.prefixes

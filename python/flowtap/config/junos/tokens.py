@@ -24,6 +24,7 @@ _WORD: Final = re.compile(r'[^\s{}\[\];"]+')
 # Within quotation marks a backslash protects what follows; nothing is tried twice.
 _STRING: Final = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _ESCAPED: Final = re.compile(r'\\(["\\])')
+_LONE_RETURN: Final = re.compile(r"\r(?!\n)")
 _CONTROL: Final = re.compile(r"[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f]")
 
 
@@ -65,7 +66,7 @@ def decode(content: bytes) -> str:
     """The text of a file.
 
     Raises:
-        JunosError: It is too long, is not UTF-8, or holds control characters.
+        JunosError: It is too long, is not UTF-8, or holds control characters or lone carriage returns.
     """
     if len(content) > TEXT_OCTETS_MAX:
         reason = f"more than {TEXT_OCTETS_MAX:,} octets; leave out what is not about flow-tap"
@@ -77,6 +78,10 @@ def decode(content: bytes) -> str:
         raise JunosError("is not UTF-8 text", *_place(before)) from None
     if found := _CONTROL.search(text):
         reason = f"a control character (0x{ord(found[0]):02X}); plain text is right"
+        raise JunosError(reason, *_place(text[: found.start()]))
+    if found := _LONE_RETURN.search(text):
+        # A comment would go on to the end of the text, and hide what is in the lines below it.
+        reason = "a carriage return without a line feed behind it; LF or CRLF is right at the end of a line"
         raise JunosError(reason, *_place(text[: found.start()]))
     return text
 

@@ -5,7 +5,8 @@
 //! passes, so that what is undecodable is counted as ever.
 //!
 //! Between two frames the processor forgets the program, so it counts how many cache lines of it a frame takes: the way
-//! of a frame without tags that nobody wants is one straight piece at the beginning, and all else stands behind it.
+//! of a frame without tags that nobody wants is one straight piece at the beginning, and all else stands behind it. The
+//! pieces share registers and the stack, so they stand in one file, where each can be read beside the others.
 
 use std::mem;
 use std::os::fd::{AsFd, BorrowedFd};

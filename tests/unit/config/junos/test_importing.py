@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from flowtap.config.junos import (
     JunosError,
+    Node,
     curly,
     import_text,
     parse,
@@ -19,6 +20,7 @@ from flowtap.config.junos import (
     report_text,
     set_lines,
 )
+from flowtap.config.junos.emit import quoted as as_printed
 from flowtap.config.junos.ledger import statement
 
 CONFIGURATIONS = Path(__file__).parents[3] / "configurations"
@@ -288,6 +290,44 @@ def test_what_is_long_or_strange_is_cut() -> None:
     assert statement(["a\u202eb\nc"]) == "a?b?c"
 
 
+def _nodes(root: Node) -> list[Node]:
+    found, waiting = [], [root]
+    while waiting:
+        children = list(waiting.pop().children.values())
+        found += children
+        waiting += children
+    return found
+
+
+def _made(text: str) -> object:
+    """What an import comes to, without the places in the text."""
+    imported = import_text(text, {"ge-0/0/0": "eth0"})
+    if imported.faults:
+        return {each.reason for each in imported.faults}
+    sections = {
+        names: {key: setting.value for key, setting in section.items()}
+        for names, section in imported.draft.sections.items()
+    }
+    return sections, {name: file.content for name, file in imported.draft.files.items()}
+
+
+def test_what_is_deactivated_at_any_level_is_as_if_it_were_not_there() -> None:
+    text = (CONFIGURATIONS / "how-to.set").read_text()
+    nodes = _nodes(parse(text).root)
+    assert len(nodes) > 100
+    for node in nodes:
+        if node.path in (["system"], ["system", "services"], ["system", "services", "flow-tap-dtcp"]):
+            # A server that somebody has switched off hears less than one that is not spoken of.
+            continue
+        words = " ".join(map(as_printed, node.path))
+        deactivated = _made(f"{text}deactivate {words}\n")
+        deleted = _made(f"{text}delete {words}\n")
+        # A keyword that a deleted value leaves behind is a fault; deactivated it still has one.
+        if not (isinstance(deleted, set) and any("has no value" in str(each) for each in deleted)):
+            assert deactivated == deleted, words
+        assert _made(curly(parse(f"{text}deactivate {words}\n").root)) == deactivated, words
+
+
 @pytest.mark.parametrize(
     ("text", "outcome", "words"),
     [
@@ -316,6 +356,13 @@ def test_what_else_there_is(text: str, outcome: str, words: str) -> None:
     assert (first.outcome, first.target) == ("mapped", "element.name")
     assert second.outcome == outcome
     assert words in (second.reason or "")
+
+
+@pytest.mark.parametrize("name", ["a\nERROR forged", "a b", "x\u202e", "x" * 256])
+def test_the_name_of_a_host_begins_no_line_of_a_log(name: str) -> None:
+    (fault,) = import_text(f'system {{ host-name "{name}"; }} services {{ flow-tap; }}', {}).faults
+    assert "without blanks" in fault.reason
+    assert "\n" not in fault.statement
 
 
 def test_what_holds_nothing_is_refused() -> None:

@@ -56,6 +56,9 @@ def test_the_how_to() -> None:
         "ike_lifetime_s": 86_400,
         "esp_lifetime_s": 3_600,
         "pre_shared_key_file": "To-TTP-Company.psk",
+        "service_set": "IPSEC-TTP-Company-1",
+        "rule": "To-TTP-Company",
+        "term": "1",
     }
     assert imported.draft.files["To-TTP-Company.psk"].content == b"a_password_here\n"
     assert imported.draft.files["To-TTP-Company.psk"].is_secret
@@ -99,8 +102,8 @@ def test_words_for_ike(cipher: str, digest: str, group: str, words: str) -> None
         ("aes-192-cbc", "hmac-sha-256-96", None, "aes192-sha256_96"),
         ("aes-256-cbc", "hmac-sha-384", "group20", "aes256-sha384-ecp384"),
         ("aes-256-cbc", "hmac-sha-512", "group14", "aes256-sha512-modp2048"),
-        ("aes-128-gcm", None, None, "aes128gcm16-noesn"),
-        ("aes-192-gcm", None, None, "aes192gcm16-noesn"),
+        ("aes-128-gcm", None, None, "aes128gcm16"),
+        ("aes-192-gcm", None, None, "aes192gcm16"),
         ("aes-256-gcm", "hmac-sha1-96", "group20", "aes256gcm16-ecp384"),
     ],
 )
@@ -257,6 +260,41 @@ def test_a_tunnel_that_cannot_be_leaves_nothing_in_clear(changes: tuple[str, ...
 
 
 @pytest.mark.parametrize(
+    "stanza",
+    [
+        "security ike gateway g address 203.0.113.9",
+        "security ipsec vpn v bind-interface st0.0",
+        "groups g services ipsec-vpn rule r term 1 then remote-gateway 203.0.113.9",
+        "groups g services service-set s ipsec-vpn-rules r",
+        "logical-systems l services ipsec-vpn rule r match-direction input",
+    ],
+)
+def test_tunnels_in_stanzas_that_are_not_read_leave_nothing_in_clear(stanza: str) -> None:
+    imported = changed(f"set {stanza}")
+    assert tunnel(imported)["remote_gateway"] == "123.123.123.123"
+    assert imported.draft.value(("policy",), "require_tunnel") is True
+    assert any("write a [tunnel.NAME]" in each for each in imported.draft.needed)
+    assert ended(imported, stanza) == "unmapped"
+    imported = changed(f"set {stanza}", f"deactivate {stanza}")
+    assert imported.draft.value(("policy",), "require_tunnel") is None
+
+
+def test_where_all_tunnels_are_imported_that_all_copies_need_one_is_suggested() -> None:
+    assert any("require_tunnel = true refuses" in note for note in changed().draft.notes)
+    assert changed().draft.value(("policy",), "require_tunnel") is None
+    assert not any(
+        "require_tunnel" in note for note in import_text("system { host-name x; }", {}).draft.notes
+    )
+
+
+def test_a_rule_without_a_service_set_is_told() -> None:
+    imported = changed("deactivate services service-set IPSEC-TTP-Company-1")
+    assert ("tunnel", NAME) not in imported.draft.sections
+    assert any("no service set uses" in note and NAME in note for note in imported.draft.notes)
+    assert not any("no service set" in note for note in changed().draft.notes)
+
+
+@pytest.mark.parametrize(
     ("changes", "words"),
     [
         ((f"{TERM}from destination-address 2.2.2.2.2",), "'2.2.2.2.2' is no prefix"),
@@ -296,6 +334,10 @@ def test_a_tunnel_that_cannot_be_leaves_nothing_in_clear(changes: tuple[str, ...
         ((f"{VPN}ike proposal proposal-1 lifetime-seconds 179",), "from 180 to 86,400"),
         ((f"{VPN}ipsec proposal dynamic-1 lifetime-seconds 86401",), "from 180 to 86,400"),
         ((f"{VPN}ipsec proposal dynamic-1 protocol x",), "one of esp, ah, bundle"),
+        (
+            (f"{VPN}ipsec proposal dynamic-1 authentication-algorithm hmac-sha2-256",),
+            "hmac-sha-256-96 or hmac-sha-256-128",
+        ),
         ((f"{VPN}rule To-TTP-Company match-direction sideways",), "one of input, output"),
         (("set routing-options static route 2.2.2.0/33 next-hop sp-0/3/0.1",), "'2.2.2.0/33' is no prefix"),
         (("set interfaces lo0 unit 0 family inet address 2.2.2.2.2",), "'2.2.2.2.2' is no address"),
@@ -321,11 +363,20 @@ def test_terms_and_sets_get_names_of_their_own() -> None:
     assert imported.faults == []
     names = [names[1] for names in imported.draft.sections if names[0] == "tunnel"]
     assert names == ["To-TTP-Company-1", "To-TTP-Company-b"]
+    assert [imported.draft.value(("tunnel", name), "term") for name in names] == ["1", "b"]
     assert check(imported) == []
     # Which of both tasking comes through is not known.
     assert imported.draft.value(("control_source", "ft-ttp"), "tunnel") is None
     assert imported.draft.value(("dtcp", "ssh"), "listen") == ["0.0.0.0:32001"]
     assert any("does not say" in note or "do not say" in note for note in imported.draft.notes)
+
+
+def test_a_service_set_that_show_could_not_name() -> None:
+    """What is only there to be shown is no reason to leave a tunnel out."""
+    text = HOW_TO.replace("IPSEC-TTP-Company-1", '"a set, and more"')
+    imported = import_text(text, {"ge-0/0/0": "eth0"})
+    assert "service_set" not in tunnel(imported)
+    assert tunnel(imported)["rule"] == NAME
 
 
 def test_rule_sets() -> None:

@@ -60,6 +60,35 @@ def test_users_of_other_classes_stay_on_the_router() -> None:
     assert not imported.faults
 
 
+def test_numbers_of_users_are_told_because_they_may_be_somebody_else_s() -> None:
+    lines = "".join(
+        f"set system login user u{number} class c\nset system login user u{number} uid {number}\n"
+        for number in range(2000, 2007)
+    )
+    (note,) = [note for note in import_text(CLASS + lines, {}).draft.notes if "uid" in note]
+    assert note.endswith(": u2000 2000, u2001 2001, u2002 2002, u2003 2003, u2004 2004 and 2 more")
+    notes = import_text(CLASS + "set system login user u class c", {}).draft.notes
+    assert not any("uid" in note for note in notes)
+
+
+def test_a_server_that_is_deactivated_hears_nobody_else() -> None:
+    server = "system services flow-tap-dtcp"
+    text = f"{CLASS}set system login user u class c\nset {server} ssh connection-limit 5\n"
+    assert import_text(text, {}).draft.value(("dtcp", "ssh"), "listen") == ["0.0.0.0:32001"]
+    for words in (server, "system services"):
+        draft = import_text(f"{text}deactivate {words}\n", {}).draft
+        assert draft.value(("dtcp", "ssh"), "listen") == ["127.0.0.1:32001"]
+        assert any("loopback only" in note for note in draft.notes)
+
+
+def test_a_user_whose_class_is_deactivated_has_none() -> None:
+    imported = import_text(
+        CLASS + "set system login user md class c\ndeactivate system login user md class", {}
+    )
+    assert imported.faults == []
+    assert ("login", "user", "md") not in imported.draft.sections
+
+
 def test_who_only_looks_is_no_control_source() -> None:
     imported = import_text(
         "set system login class look permissions flow-tap\nset system login user op class look", {}

@@ -141,6 +141,8 @@ def test_places() -> None:
         ("operator@router# set a b", 1, 1, "a prompt stands here"),
         ("a { b; }\nset c d;", 2, 1, "either in curly braces or in set lines"),
         ("a;\ndelete b { c; }", 2, 1, "either in curly braces or in set lines"),
+        (f"a;\nset b {'c ' * 70}", 2, 1, "either in curly braces or in set lines"),
+        ("# comment\ra;\rb;", 1, 10, "a line feed behind it"),
         ("set a b\nc { d; }", 2, 1, "either in curly braces or in set lines"),
         ("set a b;", 1, 8, "either in curly braces or in set lines"),
         ("set a { b; }", 1, 7, "either in curly braces or in set lines"),

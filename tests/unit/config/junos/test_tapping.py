@@ -78,6 +78,11 @@ def test_the_vendor_s_constraints(lines: str, words: str) -> None:
     assert all(words in reason for reason in reasons[:1]), reasons
 
 
+def test_part_of_a_configuration_is_told_as_such() -> None:
+    (fault,) = import_text("set services flow-tap interface sp-0/0/0.0", {}).faults
+    assert fault.reason.endswith("print the whole configuration")
+
+
 def test_deactivated_units_are_none() -> None:
     lines = "deactivate interfaces sp-0/3/0 unit 0 family inet\nset services flow-tap interface sp-0/3/0.0"
     assert [each.reason for each in import_lines(lines).faults] == ["sp-0/3/0.0 needs family inet here"]
