@@ -77,7 +77,10 @@ fn what_was_left_is_found_whole() {
 fn nothing_of_a_copy_is_on_disk_in_clear_and_nothing_twice() {
     let folder = Folder::new();
     let (_directory, mut queue) = on_disk(&folder, None);
-    let secret = copy(1, 400);
+    let secret = copy(1, 20);
+    let nowhere = destination(9, SpoolKind::Disk, 0, Duration::ZERO);
+    let mut clear = write_destination(&nowhere).unwrap();
+    clear.extend_from_slice(&secret.octets);
     for _ in 0..500 {
         queue.push(copy(1, 400));
     }
@@ -87,13 +90,8 @@ fn nothing_of_a_copy_is_on_disk_in_clear_and_nothing_twice() {
     for path in folder.files() {
         let written = fs::read(path).unwrap();
         octets += written.len();
-        for part in [
-            &secret.octets[..],
-            b"........",
-            b"127.0.0.1",
-            b"cd1",
-            b"ttp",
-        ] {
+        // Parts that are long enough not to be in any text sooner or later.
+        for part in clear.windows(8) {
             assert!(!written.windows(part.len()).any(|window| window == part));
         }
         // Equal copies never look equal.
