@@ -197,9 +197,9 @@ class Tapper:
         assert answer, "the tap has ended"
         return json.loads(answer)
 
-    def stats(self) -> dict[str, Any]:
-        """The account of this moment; what the kernel holds back is there by then."""
-        time.sleep(0.05)
+    def stats(self, pause_s: float = 0.05) -> dict[str, Any]:
+        """The account of this moment; after the pause what the kernel holds back is there."""
+        time.sleep(pause_s)
         value: dict[str, Any] = self._exchange({"do": "stats"})
         return value
 

@@ -286,3 +286,87 @@ def test_what_was_in_a_lost_tunnel_comes_again_before_all_else(scene: Scene) -> 
     assert scene.observer.numbers() == [*range(100), *range(100), *range(50)]
     counts = tapper.stats()["destinations"]["cd1"]
     assert (counts["exported"], counts["resent"], counts["exported_in_doubt"]) == (150, 100, 0)
+
+
+def test_what_is_too_long_does_not_change_what_becomes_of_the_others(scene: Scene) -> None:
+    """Beside another program's port: of copies that are held none counts as sent because one among them never can be."""
+    scene.net.run(scene.tap, "ip", "link", "set", "eth1", "mtu", "1000")
+    taken = f"""
+import socket, time
+other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+other.bind(("{SOURCE}", 65534))
+print("taken", flush=True)
+time.sleep(60)
+"""
+    scene.net.start(scene.tap, PYTHON, "-c", taken)
+    until("the port is taken", lambda: "65534" in scene.net.run(scene.tap, "ss", "-Huln"))
+    tapper = scene.tapper(oversize="refuse")
+    tapper.open("ttp")
+    scene.speak(10)
+    until("the way is there", lambda: len(scene.observer.numbers()) == 10)
+    scene.guard()
+    mixed = f"""
+import socket
+s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for number in range(60):
+    s.sendto(number.to_bytes(4, "big") + b"x" * (1196 if number % 3 == 1 else 96), ("{TAP}", 9000))
+"""
+    scene.net.run(scene.subject, PYTHON, "-c", mixed)
+    until("all are copied", lambda: tapper.stats()["copied"] == 70)
+    stats = tapper.stats()
+    assert stats["exported"] == 10
+    scene.rule("delete table inet guard")
+    short = [number for number in range(60) if number % 3 != 1]
+    until("what can has left", lambda: tapper.stats()["in_spool"] == 0)
+    stats = tapper.stats()
+    assert (stats["exported"], stats["dropped"]) == (10 + len(short), 20)
+    until("all have arrived", lambda: len(scene.observer.numbers()) == 10 + len(short))
+    assert scene.observer.numbers() == [*range(10), *short]
+
+
+def test_when_enough_frames_came_their_copies_still_wait_for_the_gate(scene: Scene) -> None:
+    destination = {
+        "address": DEVICE,
+        "port": PORT,
+        "source_address": SOURCE,
+        "tunnel": "ttp",
+        "spool": "memory",
+    }
+    options: dict[str, Any] = {"destinations": {"cd1": destination}, "export": True, "gates": ["ttp"]}
+    criteria = [{"id": 1, "protocol": 17, "destination_port": 9000, "deliver_to": ["cd1"]}]
+    tapper = scene.net.tapper(scene.tap, ["eth0"], criteria, frames_max=20, **options)
+    scene.speak(30)
+    until("they wait", lambda: tapper.stats()["in_spool"] == 20)
+    tapper.open("ttp")
+    until("they have left", lambda: tapper.stats()["exported"] == 20)
+    until("all have arrived", lambda: scene.observer.numbers() == list(range(20)))
+
+
+def test_the_account_of_many_workers_is_true_at_every_moment(scene: Scene) -> None:
+    """Who asks gets the counts of spools and workers of slightly different moments, and they fit all the same."""
+    many = {f"cd{number}": {"port": PORT + number} for number in range(1, 9)}
+    common = {"address": DEVICE, "source_address": SOURCE, "tunnel": "ttp", "spool": "memory"}
+    destinations = {name: {**common, **values, "spool_octets": 100_000} for name, values in many.items()}
+    criteria = [{"id": 1, "protocol": 17, "destination_port": 9000, "deliver_to": list(destinations)}]
+    options: dict[str, Any] = {"destinations": destinations, "export": True, "gates": ["ttp"], "workers": 4}
+    tapper = scene.net.tapper(scene.tap, ["eth0"], criteria, **options)
+    # Workers share frames by their addresses and ports.
+    load = f"""
+import socket, time
+senders = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(16)]
+end = time.monotonic() + 4
+while time.monotonic() < end:
+    for sender in senders * 4:
+        sender.sendto(b"x" * 60, ("{TAP}", 9000))
+    time.sleep(0.001)
+"""
+    sender = scene.net.start(scene.subject, PYTHON, "-c", load)
+    asked = 0
+    while sender.poll() is None:
+        (tapper.shut if asked % 4 else tapper.open)("ttp")
+        for _ in range(5):
+            stats = tapper.stats(pause_s=0)
+            accounted = stats["exported"] + stats["in_queue"] + stats["in_spool"] + stats["dropped"]
+            assert stats["copied"] + stats["recovered"] == accounted
+            asked += 1
+    assert asked > 100

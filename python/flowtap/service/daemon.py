@@ -118,6 +118,8 @@ def _tap(element: ElementSection, files: list[str], broker: Broker, tunnels: Tun
     replay = element.replay
     gates = list(tunnels.gates.values())
     spool_directory = tunnels.spool_directory if gates else None
+    # The key may be there before anything is to wait on disk.
+    key = None if spool_directory is None else tunnels.spool_key
     if replay is None:
         return Tap.live(
             element.interfaces,
@@ -134,7 +136,7 @@ def _tap(element: ElementSection, files: list[str], broker: Broker, tunnels: Tun
             broker=broker.socket,
             gates=gates,
             spool_directory=spool_directory,
-            spool_key=tunnels.spool_key,
+            spool_key=key,
         )
     return Tap.replay(
         files,
@@ -145,7 +147,7 @@ def _tap(element: ElementSection, files: list[str], broker: Broker, tunnels: Tun
         broker=broker.socket,
         gates=gates,
         spool_directory=spool_directory,
-        spool_key=tunnels.spool_key,
+        spool_key=key,
         interface=next(iter(replay.interfaces), None),
         inner=element.inner,
     )

@@ -89,7 +89,7 @@ pub struct TapStats {
 struct WorkerStats {
     engine: Stats,
     exported: Option<Vec<ExportCount>>,
-    /// What the spools, which all workers share, had counted just before, and when.
+    /// What the spools, which all workers share, had counted just before, and when that was done.
     spooled: Option<(Instant, Vec<ExportCount>)>,
     generation: u64,
 }
@@ -472,7 +472,7 @@ impl Tap {
     fn merged(&self, mut stats: Vec<WorkerStats>) -> TapStats {
         let generation = stats.iter().map(|each| each.generation).min().unwrap_or(0);
         let is_sent = stats.iter().any(|each| each.exported.is_some());
-        // The spools' counts of a moment after which every engine went on counting: then whatever they know of was copied.
+        // The spools' counts that were complete before any engine's: whatever they know of was copied.
         let spooled = stats.iter_mut().filter_map(|each| each.spooled.take());
         let spooled = spooled.min_by_key(|&(taken, _)| taken);
         let spooled = spooled.map_or_else(Vec::new, |(_, counts)| counts);

@@ -76,6 +76,9 @@ impl Gate {
     /// Lets nothing leave any more: when this returns, the last copy has. The tunnel may have been lost for `in_doubt`
     /// before that was noticed, and with it what was sent meanwhile. On a gate that is shut this changes nothing.
     pub fn shut(&self, in_doubt: Duration) {
+        // The doubt counts from the call: whoever calls does not know how long this waits.
+        let since = Instant::now().checked_sub(in_doubt);
+        let since = since.unwrap_or(self.made).max(self.made);
         // Nobody begins to send any more, and whoever waits for the lock below waits for those who have begun.
         self.is_open.store(false, Ordering::Release);
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
@@ -88,10 +91,6 @@ impl Gate {
         if in_doubt.is_zero() {
             return;
         }
-        let since = Instant::now()
-            .checked_sub(in_doubt)
-            .unwrap_or(self.made)
-            .max(self.made);
         state.since.push_back(since);
         if state.since.len() > LOSSES_MAX {
             let earlier = state.since.pop_front();
@@ -202,5 +201,25 @@ mod tests {
         let released = Instant::now();
         drop(passage);
         assert!(shutter.join().unwrap() >= released);
+    }
+
+    #[test]
+    fn waiting_for_who_is_sending_makes_nothing_less_doubtful() {
+        let gate = Arc::new(Gate::new("ttp"));
+        std::thread::sleep(Duration::from_millis(30));
+        gate.open();
+        let passage = gate.pass().unwrap();
+        let (in_thread, in_doubt) = (Arc::clone(&gate), Duration::from_millis(20));
+        let shutter = std::thread::spawn(move || {
+            let called = Instant::now();
+            in_thread.shut(in_doubt);
+            called
+        });
+        std::thread::sleep(Duration::from_millis(300));
+        drop(passage);
+        let called = shutter.join().unwrap();
+        let (since, _) = gate.lost_beyond(0).unwrap();
+        // The clock is read a moment after the call, and not when the other one has sent.
+        assert!(since + in_doubt <= called + Duration::from_millis(150));
     }
 }

@@ -398,6 +398,11 @@ impl Exporter {
         }
     }
 
+    /// Whether copies may have to wait until a gate opens.
+    pub fn has_gates(&self) -> bool {
+        self.options.spools.is_some()
+    }
+
     /// Lets leave what waits behind open gates, in a bounded piece; to be called often.
     #[inline]
     pub fn tend(&mut self) {

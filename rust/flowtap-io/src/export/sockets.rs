@@ -43,6 +43,9 @@ struct Key {
     source: IpAddr,
     port: u16,
     refuse_oversize: bool,
+    /// What a socket becomes for copies in clear, whose source address has vanished, is nothing for the others; nor are
+    /// the answers of the network to those.
+    is_protected: bool,
 }
 
 enum Channel {
@@ -78,6 +81,7 @@ impl Route {
                 source: destination.source_address,
                 port: destination.source_port,
                 refuse_oversize: destination.refuse_oversize,
+                is_protected: destination.protection.is_some(),
             },
             address: SocketAddr::new(destination.address, destination.port).into(),
             segment_limit: if segmentation { usize::MAX } else { 0 },

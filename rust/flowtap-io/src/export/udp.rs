@@ -50,7 +50,7 @@ pub(super) struct Outcome {
 /// Copies that were not handed to the network, for who knows more to do for them than to count them.
 #[derive(Default)]
 pub(super) struct Hold {
-    /// Those that did not leave and may another time: from one on all that follow, in order.
+    /// Those that did not leave and may another time, in order: from one on all that follow but for those that are lost.
     pub(super) held: Vec<Span>,
     /// Those that never can, in no order.
     pub(super) lost: Vec<Span>,

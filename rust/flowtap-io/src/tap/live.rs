@@ -330,11 +330,19 @@ pub(super) fn run(task: Task<'_>, prepared: Prepared) -> WorkerStats {
     let Station { engine, batch, .. } = &mut listener.station;
     engine.flush(now_ns, batch, &mut &live.output);
     listener.station.send();
-    listener.station.drain();
-    let state = &mut shared.lock();
-    state.finished = true;
-    drop(listener.capture);
-    listener.station.account()
+    let Listener {
+        mut station,
+        capture,
+        ..
+    } = listener;
+    drop(capture);
+    shared.lock().finished = true;
+    // Enough frames came: their copies may still wait for a gate.
+    while station.has_gates() && !station.look(&mut ()) {
+        std::thread::park_timeout(station.wait(LONGEST_WAIT));
+    }
+    station.drain();
+    station.account()
 }
 
 struct Listener<'a> {

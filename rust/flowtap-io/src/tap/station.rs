@@ -87,14 +87,21 @@ impl<'a> Station<'a> {
 
     pub(super) fn account(&self) -> WorkerStats {
         let exporter = self.exporter.as_ref();
-        // Before the engine's, which nobody changes meanwhile: other workers go on filling the spools.
-        let spooled = exporter.and_then(|exporter| Some((Instant::now(), exporter.spooled()?)));
+        // Before the engine's, which nobody changes meanwhile: other workers go on filling the spools. What was counted by
+        // the moment that is noted here is in the engines' accounts of all workers that note a later one.
+        let spooled = exporter.and_then(Exporter::spooled);
+        let spooled = spooled.map(|counts| (Instant::now(), counts));
         WorkerStats {
             spooled,
             engine: self.engine.stats(),
             exported: exporter.map(Exporter::counters),
             generation: self.generation,
         }
+    }
+
+    /// Whether copies may have to wait until a gate opens.
+    pub(super) fn has_gates(&self) -> bool {
+        self.exporter.as_ref().is_some_and(Exporter::has_gates)
     }
 
     /// How long it may be until the next look, and at most `longest`.

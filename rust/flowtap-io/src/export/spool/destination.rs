@@ -58,8 +58,6 @@ struct State {
     /// Whether it was given up: nothing is taken any more.
     is_closed: bool,
     count: ExportCount,
-    /// A piece on its way out.
-    piece: Vec<u8>,
 }
 
 impl DestinationSpool {
@@ -85,7 +83,6 @@ impl DestinationSpool {
             is_listed: false,
             is_closed: false,
             count,
-            piece: Vec::new(),
         };
         Self {
             destination,
@@ -192,8 +189,15 @@ impl DestinationSpool {
         }
     }
 
-    /// Sends what waits, at most so many, and not after a moment. Returns how many are gone, and whether others wait.
-    pub(super) fn drain(&self, sockets: &mut Sockets, most: u64, until: Instant) -> (u64, bool) {
+    /// Sends what waits, at most so many, and not after a moment; each piece is put together in `bytes`. Returns how many
+    /// are gone, and whether others wait.
+    pub(super) fn drain(
+        &self,
+        sockets: &mut Sockets,
+        most: u64,
+        until: Instant,
+        bytes: &mut Vec<u8>,
+    ) -> (u64, bool) {
         let mut state = self.lock();
         let mut count: u64 = 0;
         if let Some(_passage) = state.follow(self) {
@@ -203,7 +207,8 @@ impl DestinationSpool {
                 if state.queue.is_empty() || state.is_paused(now) || left == 0 || now >= until {
                     break;
                 }
-                let (gone, is_held) = state.send_piece(&self.destination, sockets, left.min(PIECE));
+                let (gone, is_held) =
+                    state.send_piece(&self.destination, sockets, left.min(PIECE), bytes);
                 count = count.saturating_add(gone);
                 if is_held {
                     break;
@@ -241,6 +246,11 @@ impl DestinationSpool {
     pub(super) fn is_idle(&self) -> bool {
         let state = self.lock();
         state.queue.is_empty() && state.kept.is_empty()
+    }
+
+    /// Whether nothing is taken any more.
+    pub(super) fn is_given_up(&self) -> bool {
+        self.lock().is_closed
     }
 
     /// When something was sent last.
@@ -363,8 +373,8 @@ impl State {
         destination: &Destination,
         sockets: &mut Sockets,
         most: usize,
+        bytes: &mut Vec<u8>,
     ) -> (u64, bool) {
-        let mut bytes = std::mem::take(&mut self.piece);
         bytes.clear();
         let mut copies = Vec::new();
         let mut spans = Vec::new();
@@ -384,19 +394,11 @@ impl State {
         // Who drains does not wait: frames are to be captured meanwhile.
         let mut patience = Patience::new(Duration::ZERO, Duration::ZERO);
         let was_sent = |at: usize| copies.get(at).is_some_and(|copy| copy.was_sent);
-        let held = self.send(
-            destination,
-            sockets,
-            &bytes,
-            &spans,
-            &mut patience,
-            was_sent,
-        );
+        let held = self.send(destination, sockets, bytes, &spans, &mut patience, was_sent);
         let gone = copies.len().saturating_sub(held);
         for copy in copies.drain(gone..).rev() {
             self.queue.put_back(copy);
         }
-        self.piece = bytes;
         (u64::try_from(gone).unwrap_or(u64::MAX), held > 0)
     }
 
@@ -424,7 +426,11 @@ impl State {
         let now = Instant::now();
         let pause = now.checked_add(PAUSE).filter(|_| hold.is_closed);
         self.paused_until = pause;
-        let held = hold.held.len();
+        // From the first that is held on all are, also those among them that never can leave: that shows another time.
+        let first = hold.held.first().map(|span| span.start);
+        let handled = spans.iter().position(|span| Some(span.start) == first);
+        let (handled, held) = spans.split_at(handled.unwrap_or(spans.len()));
+        let held = held.len();
         // Where there is a spool it is no error that for the moment there is no room.
         let is_wait = held > 0 && !hold.is_closed && self.spool != SpoolKind::None;
         if outcome.error.is_some() && !is_wait {
@@ -432,9 +438,8 @@ impl State {
         }
         let mut lost: Vec<usize> = hold.lost.iter().map(|span| span.start).collect();
         lost.sort_unstable();
-        let handled = spans.get(..spans.len().saturating_sub(held));
         let mut sent: u64 = 0;
-        for (at, span) in handled.unwrap_or_default().iter().enumerate() {
+        for (at, span) in handled.iter().enumerate() {
             let is_lost = lost.binary_search(&span.start).is_ok();
             let count = &mut self.count;
             let place = match (was_sent(at), is_lost) {

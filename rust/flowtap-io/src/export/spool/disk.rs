@@ -3,16 +3,17 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flowtap_core::table::Destination;
 use rustix::fs::{FlockOperation, flock};
+use rustix::process::geteuid;
 
 use super::segment::{
     COPY_HEADER_OCTETS, HEADER_OCTETS, Header, KEY_OCTETS, Kind, PREAMBLE_OCTETS, SpoolKey,
-    TAG_OCTETS, number_of, preamble, random_key, random_number, read_copies, read_destination,
+    TAG_OCTETS, preamble, random_key, random_number, read_copies, read_destination, read_preamble,
     seal, unseal, write_copies, write_destination,
 };
 use super::{HELD_OCTETS, HeldCopy, SpoolError};
@@ -56,11 +57,17 @@ impl Directory {
         let mut builder = DirBuilder::new();
         builder.recursive(true).mode(0o700);
         builder.create(path).map_err(failed(path))?;
-        let mode = fs::metadata(path)
-            .map_err(failed(path))?
-            .permissions()
-            .mode()
-            & 0o777;
+        let metadata = fs::metadata(path).map_err(failed(path))?;
+        let owner = metadata.uid();
+        if owner != geteuid().as_raw() {
+            return Err(SpoolError::Directory {
+                path: path.display().to_string(),
+                message: format!(
+                    "it belongs to another user (uid {owner}); whoever runs the tap is right"
+                ),
+            });
+        }
+        let mode = metadata.permissions().mode() & 0o777;
         if mode & 0o077 != 0 {
             return Err(SpoolError::Directory {
                 path: path.display().to_string(),
@@ -72,7 +79,7 @@ impl Directory {
             .create(true)
             .truncate(false)
             .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
+            .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
             .open(path.join(LOCK))
             .map_err(failed(path))?;
         flock(&lock, FlockOperation::NonBlockingLockExclusive).map_err(|_error| {
@@ -141,7 +148,17 @@ impl Directory {
                 _ => {}
             }
         }
-        found.sort_by_key(|(_, segment)| segment.sequence);
+        found.sort_by_key(|(_, segment)| (segment.sequence, segment.number));
+        // Its copies would come again after every start.
+        found.dedup_by(|(_, segment), (_, before)| {
+            let is_again = segment.number == before.number;
+            if is_again {
+                let path = segment.path.display();
+                self.notice(format!("{path}: a segment that is there twice is removed"));
+                segment.remove();
+            }
+            is_again
+        });
         let mut recovered: HashMap<Destination, VecDeque<Segment>> = HashMap::new();
         for (destination, segment) in found {
             recovered.entry(destination).or_default().push_back(segment);
@@ -247,10 +264,12 @@ impl Segment {
             .mode(0o600)
             .custom_flags(libc::O_NOFOLLOW)
             .open(&segment.path)?;
-        let written = file.write_all_at(&preamble(number), 0).and_then(|()| {
-            segment.length = u64::try_from(PREAMBLE_OCTETS).unwrap_or(u64::MAX);
-            segment.write(directory, &file, Kind::Destination, content, (0, 0))
-        });
+        let written = file
+            .write_all_at(&preamble(sequence, number), 0)
+            .and_then(|()| {
+                segment.length = u64::try_from(PREAMBLE_OCTETS).unwrap_or(u64::MAX);
+                segment.write(directory, &file, Kind::Destination, content, (0, 0))
+            });
         match written {
             Ok(_) => Ok(segment),
             Err(error) => {
@@ -262,19 +281,13 @@ impl Segment {
 
     /// Reads which blocks a file has; None where it is no segment that the key opens.
     fn find(directory: &Directory, path: &Path) -> io::Result<Option<(Destination, Self)>> {
-        let name = path.file_stem().and_then(|stem| stem.to_str());
-        let sequence = name
-            .and_then(|name| name.split('-').next())
-            .and_then(|sequence| u64::from_str_radix(sequence, 16).ok());
-        let Some(sequence) = sequence else {
-            return Ok(None);
-        };
         let mut file = open_file(path)?;
         let mut beginning = [0; PREAMBLE_OCTETS];
         if file.read_exact(&mut beginning).is_err() {
             return Ok(None);
         }
-        let Some(number) = number_of(&beginning) else {
+        // Not from its name, which anybody can change.
+        let Some((sequence, number)) = read_preamble(&beginning) else {
             return Ok(None);
         };
         let mut segment = Self {
@@ -382,7 +395,7 @@ impl Segment {
     ) -> io::Result<Block> {
         let octets = seal(
             &directory.key,
-            self.number,
+            (self.sequence, self.number),
             self.place,
             kind,
             counts,
@@ -429,7 +442,7 @@ impl Segment {
         let key = &directory.key;
         Ok(unseal(
             key,
-            self.number,
+            (self.sequence, self.number),
             block.place,
             &block.header,
             content,
@@ -477,7 +490,8 @@ impl Segment {
 fn open_file(path: &Path) -> io::Result<File> {
     OpenOptions::new()
         .read(true)
-        .custom_flags(libc::O_NOFOLLOW)
+        // What is no file holds nobody up.
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path)
 }
 

@@ -23,7 +23,7 @@ const NUMBER: u64 = 1;
 pub fn read_segment(directory: &Path, octets: &[u8], authentic: bool) {
     let mut file = octets.to_vec();
     if authentic {
-        file = preamble(NUMBER).to_vec();
+        file = preamble(NUMBER, NUMBER).to_vec();
         let (mut rest, key) = (octets, SpoolKey::new(&KEY));
         let mut place = 0;
         while let Some((&[kind, length, copies, again], after)) = rest.split_first_chunk() {
@@ -39,7 +39,15 @@ pub fn read_segment(directory: &Path, octets: &[u8], authentic: bool) {
             let kind = [Kind::Destination, Kind::Copies, Kind::End][usize::from(kind % 3)];
             let counts = (copies.into(), again.into());
             file.extend(
-                seal(&key, NUMBER, place, kind, counts, content.to_vec()).unwrap_or_default(),
+                seal(
+                    &key,
+                    (NUMBER, NUMBER),
+                    place,
+                    kind,
+                    counts,
+                    content.to_vec(),
+                )
+                .unwrap_or_default(),
             );
             place += 1;
         }

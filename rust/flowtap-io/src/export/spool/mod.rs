@@ -94,6 +94,8 @@ struct Round {
     /// Datagrams that may leave now, and when they were counted.
     allowed: u64,
     counted: Instant,
+    /// A piece on its way out; one for all, since it can be long.
+    piece: Vec<u8>,
 }
 
 impl Round {
@@ -125,6 +127,7 @@ impl Way {
                 spools: VecDeque::new(),
                 allowed: 0,
                 counted: Instant::now(),
+                piece: Vec::new(),
             }),
         }
     }
@@ -140,6 +143,19 @@ impl Way {
     fn admit(&self, count: usize) {
         let count = u64::try_from(count).unwrap_or(u64::MAX);
         self.came.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// Forgets the spools that were given up.
+    fn forget_given_up(&self) {
+        let mut round = self.round.lock().unwrap_or_else(PoisonError::into_inner);
+        // Who holds a spool lists it: nobody asks a spool who holds the list.
+        let mut arrivals = self.arrivals.lock().unwrap_or_else(PoisonError::into_inner);
+        round.spools.extend(arrivals.drain(..));
+        drop(arrivals);
+        let before = round.spools.len();
+        round.spools.retain(|spool| !spool.is_given_up());
+        let gone = before.saturating_sub(round.spools.len());
+        self.waiting.fetch_sub(gone, Ordering::Relaxed);
     }
 
     /// Forgets the spools that wait.
@@ -180,7 +196,7 @@ impl Way {
             let Some(spool) = round.spools.pop_front() else {
                 break;
             };
-            let (count, is_waiting) = spool.drain(sockets, left, until);
+            let (count, is_waiting) = spool.drain(sockets, left, until, &mut round.piece);
             left = left.saturating_sub(count);
             if is_waiting {
                 round.spools.push_back(spool);
@@ -323,10 +339,15 @@ impl Spools {
         let Some((tunnel, directory)) = tunnel.zip(self.directory.clone()) else {
             return;
         };
-        // Where nobody has given the gate, it is shut for good.
-        let way = self.ways.get(&tunnel).cloned();
-        let way = way.unwrap_or_else(|| Arc::new(Way::new(Arc::new(Gate::new(&tunnel)))));
-        let queue = Queue::on_disk(directory, destination.clone(), segments);
+        let queue = Queue::on_disk(Arc::clone(&directory), destination.clone(), segments);
+        let way = self.ways.get(&tunnel).cloned().unwrap_or_else(|| {
+            let count = queue.unsent();
+            directory.notice(format!(
+                "{count} copies of an earlier run wait for tunnel {tunnel:?}, which this one has no gate for"
+            ));
+            // It is shut for good.
+            Arc::new(Way::new(Arc::new(Gate::new(&tunnel))))
+        });
         let spool = Arc::new(DestinationSpool::new(destination.clone(), way, true, queue));
         spool.recover();
         let mut registry = self.lock();
@@ -384,7 +405,11 @@ impl Spools {
             Guard::Spool(Arc::clone(&known.spool))
         });
         let guards = guards.collect();
-        registry.bound_orphans();
+        if registry.bound_orphans() {
+            for way in self.ways.values() {
+                way.forget_given_up();
+            }
+        }
         self.count.store(registry.known.len(), Ordering::Relaxed);
         guards
     }
@@ -492,12 +517,12 @@ impl Registry {
     }
 
     /// Gives up the spools of destinations that left the table first, where there are too many: such first where nothing
-    /// waits.
-    fn bound_orphans(&mut self) {
+    /// waits. Says whether there were.
+    fn bound_orphans(&mut self) -> bool {
         let orphans = self.known.values().filter(|known| known.left.is_some());
         let excess = orphans.count().saturating_sub(ORPHANS_MAX);
         if excess == 0 {
-            return;
+            return false;
         }
         let mut orphans: Vec<(bool, u64, Destination)> = self
             .known
@@ -511,6 +536,7 @@ impl Registry {
         for (_, _, key) in orphans.iter().take(excess) {
             self.remove(key);
         }
+        true
     }
 
     /// Forgets spools of destinations that left the table where nothing has happened for long.

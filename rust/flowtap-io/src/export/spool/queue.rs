@@ -227,7 +227,15 @@ impl Queue {
             }
             read.push(segment);
         }
-        if let Err(error) = disk.prepend(front.make_contiguous()) {
+        let mut written = disk.prepend(front.make_contiguous());
+        if written.is_err() {
+            // What it was read from has been kept so far, in case that all ends here; on a full disk it makes room.
+            for segment in read.drain(..) {
+                segment.remove();
+            }
+            written = disk.prepend(front.make_contiguous());
+        }
+        if let Err(error) = written {
             for copy in &front {
                 self.held.subtract(Held::of(copy));
             }

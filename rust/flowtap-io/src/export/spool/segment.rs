@@ -1,9 +1,9 @@
 //! What a segment of a spool on disk looks like: octets to copies and back, without files.
 //!
-//! A segment is a preamble, which says what it is and has its random number, and blocks. Each block is encrypted and
-//! authenticated by AES-256-GCM; its nonce is the segment's number and the block's place, so that no nonce comes twice and
-//! a block elsewhere than where it was written is no block. The first block says where the copies are to go, the last
-//! one that there are no more.
+//! A segment is a preamble, which says what it is, has its place among others and its random number, and blocks. Each
+//! block is encrypted and authenticated by AES-256-GCM, together with the preamble; its nonce is the segment's number and
+//! the block's place, so that no nonce comes twice and a block elsewhere than where it was written is no block. The first
+//! block says where the copies are to go, the last one that there are no more.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -19,8 +19,8 @@ use super::HeldCopy;
 
 /// Octets of a key.
 pub const KEY_OCTETS: usize = 32;
-/// Octets of a preamble: what it is, and the segment's number.
-pub(super) const PREAMBLE_OCTETS: usize = MAGIC.len() + size_of::<u64>();
+/// Octets of a preamble: what it is, the segment's place among others, and its number.
+pub(super) const PREAMBLE_OCTETS: usize = MAGIC.len() + 2 * size_of::<u64>();
 /// Octets in front of a block: kind, length, copies, and how many of them were sent before.
 pub(super) const HEADER_OCTETS: usize = 13;
 /// The longest block, so that nobody makes us ask for more memory: copies are added while there are fewer octets than
@@ -141,20 +141,21 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The beginning of a segment with a number.
-pub(super) fn preamble(number: u64) -> [u8; PREAMBLE_OCTETS] {
+/// The beginning of a segment with a place among others and a number.
+pub(super) fn preamble(sequence: u64, number: u64) -> [u8; PREAMBLE_OCTETS] {
     let mut octets = [0; PREAMBLE_OCTETS];
-    let all = MAGIC.iter().copied().chain(number.to_le_bytes());
+    let numbers = [sequence, number].into_iter().flat_map(u64::to_le_bytes);
+    let all = MAGIC.iter().copied().chain(numbers);
     for (place, octet) in octets.iter_mut().zip(all) {
         *place = octet;
     }
     octets
 }
 
-/// The number of a segment; None where the octets are not the beginning of one.
-pub(super) fn number_of(preamble: &[u8]) -> Option<u64> {
+/// The place of a segment among others and its number; None where the octets are not the beginning of one.
+pub(super) fn read_preamble(preamble: &[u8]) -> Option<(u64, u64)> {
     let mut reader = Reader(preamble.strip_prefix(MAGIC)?);
-    reader.u64()
+    Some((reader.u64()?, reader.u64()?))
 }
 
 fn nonce(number: u64, place: u32) -> [u8; 12] {
@@ -167,16 +168,16 @@ fn nonce(number: u64, place: u32) -> [u8; 12] {
 }
 
 /// What is authenticated beside the block.
-fn associated(number: u64, header: &Header) -> Vec<u8> {
-    let mut octets = preamble(number).to_vec();
+fn associated((sequence, number): (u64, u64), header: &Header) -> Vec<u8> {
+    let mut octets = preamble(sequence, number).to_vec();
     octets.extend(header.octets());
     octets
 }
 
-/// Encrypts a block for a place in a segment; None where it is too long to be one.
+/// Encrypts a block for a place in a segment, which has a place among others and a number; None where it is too long to be one.
 pub(super) fn seal(
     key: &SpoolKey,
-    number: u64,
+    segment: (u64, u64),
     place: u32,
     kind: Kind,
     counts: (u32, u32),
@@ -192,8 +193,8 @@ pub(super) fn seal(
         copies: counts.0,
         again: counts.1,
     };
-    let nonce = Nonce::from(nonce(number, place));
-    let associated = associated(number, &header);
+    let nonce = Nonce::from(nonce(segment.1, place));
+    let associated = associated(segment, &header);
     key.0
         .encrypt_in_place(&nonce, &associated, &mut content)
         .ok()?;
@@ -205,13 +206,13 @@ pub(super) fn seal(
 /// Decrypts what follows a header in a place of a segment; None where it is not what was written there.
 pub(super) fn unseal(
     key: &SpoolKey,
-    number: u64,
+    segment: (u64, u64),
     place: u32,
     header: &Header,
     mut content: Vec<u8>,
 ) -> Option<Vec<u8>> {
-    let nonce = Nonce::from(nonce(number, place));
-    let associated = associated(number, header);
+    let nonce = Nonce::from(nonce(segment.1, place));
+    let associated = associated(segment, header);
     key.0
         .decrypt_in_place(&nonce, &associated, &mut content)
         .ok()?;

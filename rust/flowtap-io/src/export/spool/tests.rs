@@ -1,6 +1,7 @@
 //! The queue against a plain list, what is sent again or in doubt, and the spools of a tap over loopback.
 
 mod segments;
+mod ways;
 mod whole;
 
 use std::collections::VecDeque;

@@ -2,11 +2,17 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::Duration;
 
-use super::{Folder, KEY, copy, number, on_disk};
+use flowtap_core::table::SpoolKind;
+
+use super::{Folder, KEY, copy, destination, number, on_disk};
 use crate::export::spool::disk::{Directory, Held};
 use crate::export::spool::queue::Queue;
-use crate::export::spool::segment::{Header, read_copies, read_destination};
+use crate::export::spool::segment::{
+    Header, Kind, SpoolKey, preamble, read_copies, read_destination, seal, write_copies,
+    write_destination,
+};
 
 const COPIES: u64 = 20;
 
@@ -71,7 +77,10 @@ fn what_was_left_is_found_whole() {
 fn nothing_of_a_copy_is_on_disk_in_clear_and_nothing_twice() {
     let folder = Folder::new();
     let (_directory, mut queue) = on_disk(&folder, None);
-    let secret = copy(1, 400);
+    let secret = copy(1, 20);
+    let nowhere = destination(9, SpoolKind::Disk, 0, Duration::ZERO);
+    let mut clear = write_destination(&nowhere).unwrap();
+    clear.extend_from_slice(&secret.octets);
     for _ in 0..500 {
         queue.push(copy(1, 400));
     }
@@ -81,13 +90,8 @@ fn nothing_of_a_copy_is_on_disk_in_clear_and_nothing_twice() {
     for path in folder.files() {
         let written = fs::read(path).unwrap();
         octets += written.len();
-        for part in [
-            &secret.octets[..],
-            b"........",
-            b"127.0.0.1",
-            b"cd1",
-            b"ttp",
-        ] {
+        // Parts that are long enough not to be in any text sooner or later.
+        for part in clear.windows(8) {
             assert!(!written.windows(part.len()).any(|window| window == part));
         }
         // Equal copies never look equal.
@@ -306,4 +310,98 @@ fn a_link_in_the_place_of_a_file_is_not_followed() {
     folder.make();
     std::os::unix::fs::symlink(Path::new("/etc/hostname"), folder.0.join("lock")).unwrap();
     assert!(Directory::open(&folder.0, None).is_err());
+}
+
+#[test]
+fn the_order_of_segments_is_not_for_whoever_renames_files() {
+    let folder = Folder::new();
+    let (directory, mut queue) = on_disk(&folder, Some(&KEY));
+    queue.set_room(1 << 17);
+    for each in 0..100 {
+        queue.push(copy(each, 900));
+    }
+    queue.finish("the end");
+    directory.leave();
+    let files = folder.files();
+    assert!(files.len() >= 3);
+    // Two change places, and one is there twice.
+    let (first, last) = (&files[0], &files[files.len() - 1]);
+    let aside = folder.0.join("aside");
+    fs::rename(first, &aside).unwrap();
+    fs::rename(last, first).unwrap();
+    fs::rename(&aside, last).unwrap();
+    let again = folder.0.join("ffffffff00000000-0000000000000000.spool");
+    fs::copy(&files[1], again).unwrap();
+    let (waiting, numbers, lost, notices) = found(&folder);
+    assert_eq!((waiting, lost), (100, 0));
+    assert_eq!(numbers, (0..100).collect::<Vec<_>>());
+    assert_eq!(notices.len(), 1);
+    assert!(notices[0].contains("twice"), "{notices:?}");
+    assert_eq!(folder.files(), Vec::<std::path::PathBuf>::new());
+}
+
+#[test]
+fn an_authentic_block_with_another_count_than_it_holds_is_lost_as_a_whole() {
+    let folder = Folder::new();
+    folder.make();
+    let (number, place) = (5, 0);
+    let key = SpoolKey::new(&KEY);
+    let destination = write_destination(&destination(9, SpoolKind::Disk, 0, Duration::ZERO));
+    let copies: Vec<_> = (0..4).map(|each| copy(each, 20)).collect();
+    let (content, _) = write_copies(copies.iter());
+    let mut octets = preamble(number, number).to_vec();
+    let blocks = [
+        (Kind::Destination, (0, 0), destination.unwrap()),
+        (Kind::Copies, (3, 0), content.clone()),
+        (Kind::Copies, (4, 1), content.clone()),
+        (Kind::Copies, (4, 0), content),
+        (Kind::End, (0, 0), Vec::new()),
+    ];
+    for ((kind, counts, content), place) in blocks.into_iter().zip(place..) {
+        octets.extend(seal(&key, (number, number), place, kind, counts, content).unwrap());
+    }
+    fs::write(folder.0.join("0-5.spool"), octets).unwrap();
+    let (waiting, numbers, lost, notices) = found(&folder);
+    // Three, and three that were not sent before, and four.
+    assert_eq!((waiting, lost), (10, 6));
+    assert_eq!(numbers, [0, 1, 2, 3]);
+    assert_eq!(notices.len(), 2);
+}
+
+#[test]
+fn what_is_no_file_holds_nobody_up() {
+    let folder = Folder::new();
+    folder.make();
+    let pipe = |name: &str| {
+        let made = std::process::Command::new("mkfifo")
+            .arg(folder.0.join(name))
+            .status();
+        assert!(made.unwrap().success());
+    };
+    let opened = |path: std::path::PathBuf| {
+        let (done, is_done) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let opened = Directory::open(&path, Some(&KEY));
+            done.send(opened.map(|(directory, _)| directory.take_notices()))
+        });
+        is_done.recv_timeout(Duration::from_secs(5)).unwrap()
+    };
+    pipe("0000000000000001-0000000000000001.spool");
+    assert!(opened(folder.0.clone()).unwrap()[0].contains("stays as it is"));
+    fs::remove_file(folder.0.join("lock")).unwrap();
+    pipe("lock");
+    assert!(opened(folder.0.clone()).is_err());
+}
+
+#[test]
+fn the_directory_of_another_user_is_none() {
+    let folder = Folder::new();
+    folder.make();
+    if std::os::unix::fs::chown(&folder.0, Some(1), None).is_err() {
+        // Only root gives away what is his.
+        return;
+    }
+    let error = Directory::open(&folder.0, Some(&KEY)).unwrap_err();
+    assert!(error.to_string().contains("another user"), "{error}");
+    assert_eq!(folder.files(), Vec::<std::path::PathBuf>::new());
 }

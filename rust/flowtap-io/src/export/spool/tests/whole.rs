@@ -36,7 +36,7 @@ fn packet(subject: u8, number: u32) -> Vec<u8> {
 }
 
 /// Everything is delivered to all destinations.
-fn table(destinations: Vec<Destination>) -> Arc<FilterTable> {
+pub(super) fn table(destinations: Vec<Destination>) -> Arc<FilterTable> {
     let everything = Criteria::parse(&CriteriaText {
         protocol: Some("17"),
         ..CriteriaText::default()
@@ -49,7 +49,7 @@ fn table(destinations: Vec<Destination>) -> Arc<FilterTable> {
 }
 
 /// Where numbers are not all of a range in their order.
-fn first_wrong(numbers: &[u32], range: Range<u32>) -> Option<(usize, Option<u32>)> {
+pub(super) fn first_wrong(numbers: &[u32], range: Range<u32>) -> Option<(usize, Option<u32>)> {
     let all = numbers.iter().copied().eq(range.clone());
     let wrong = numbers
         .iter()
@@ -68,22 +68,26 @@ struct Scene {
 }
 
 /// What a worker of a tap has.
-struct Worker {
+pub(super) struct Worker {
     engine: Engine,
-    exporter: Exporter,
+    pub(super) exporter: Exporter,
     next: u32,
     subject: u8,
 }
 
 impl Worker {
     fn new(table: &Arc<FilterTable>, spools: &Arc<Spools>, subject: u8) -> Self {
-        let options = EngineOptions {
-            framing: Framing::Payload,
-            ..EngineOptions::default()
-        };
         let export = ExportOptions {
             spools: Some(Arc::clone(spools)),
             ..ExportOptions::default()
+        };
+        Self::with(table, export, subject)
+    }
+
+    pub(super) fn with(table: &Arc<FilterTable>, export: ExportOptions, subject: u8) -> Self {
+        let options = EngineOptions {
+            framing: Framing::Payload,
+            ..EngineOptions::default()
         };
         Self {
             engine: Engine::new(Arc::clone(table), options),
@@ -93,7 +97,7 @@ impl Worker {
         }
     }
 
-    fn copy(&mut self, count: u32) {
+    pub(super) fn copy(&mut self, count: u32) {
         let mut batch = CopyBatch::new();
         for _ in 0..count {
             let data = packet(self.subject, self.next);
@@ -458,6 +462,11 @@ fn too_many_destinations_that_left_are_given_up_and_counted() {
     }
     // That of the scene itself, where nothing waits, went first.
     assert_eq!(all, (0, ORPHANS_MAX, 100));
+    // Nobody goes on holding what was given up, however long the gate stays shut.
+    let way = &scene.spools.ways["ttp"];
+    assert_eq!(way.waiting.load(Ordering::Relaxed), ORPHANS_MAX);
+    let listed = way.arrivals.lock().unwrap().len() + way.round.lock().unwrap().spools.len();
+    assert_eq!(listed, ORPHANS_MAX);
     scene.gate.open();
     scene.drained();
     let counts = scene.spools.counts();
