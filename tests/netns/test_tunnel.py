@@ -424,10 +424,12 @@ def test_a_tunnel_that_is_deleted_as_soon_as_it_is_up_is_left_to_settle(ipsec: I
     ipsec.load_peer("how_to")
     keeper = keep("how_to", remote_networks=["2.2.2.0/28", "2.2.2.16/28"])
     # Said for moments only: between them the association is gone again.
-    keeper.until("it is left alone", lambda: keeper.has_said("left to settle"))
+    began_s = time.monotonic()
+    keeper.until("it is left alone", lambda: keeper.has_said("left to settle"), 35)
     time.sleep(5)
     assert len(keeper.shuts()) < 10
-    assert len(keeper.errors.read_text().splitlines()) < 30
+    # Some lines a second at most, however often it comes and goes.
+    assert len(keeper.errors.read_text().splitlines()) < 10 + 3 * (time.monotonic() - began_s)
 
 
 def test_a_network_that_is_not_of_this_host_is_named(ipsec: Ipsec, keep: Keep) -> None:
