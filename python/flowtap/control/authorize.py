@@ -6,7 +6,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Final
 
-from flowtap.control.model import NANOSECONDS, PERMISSION_TASK
+from flowtap.control.model import NANOSECONDS, PERMISSION_CHANGE, PERMISSION_TASK
 from flowtap.control.ports import FilterFault, ScopeFault
 from flowtap.dtcp.grammar import name_list_text
 from flowtap.dtcp.messages import ErrorResult, Parameter, Timeouts
@@ -29,6 +29,7 @@ __all__ = [
     "destination_names",
     "filter_reach",
     "lifetime",
+    "may_change",
     "minimised",
     "order",
     "outer_source",
@@ -97,6 +98,16 @@ def control_source(
         # The same words for both: whether another control source exists is nobody's business.
         raise Refused(Status.BAD_REQUEST, "the login may not act for this control source")
     return source
+
+
+def may_change(principal: Principal) -> None:
+    """Checks that the login may change the tap for the operator.
+
+    Raises:
+        Refused: It may not.
+    """
+    if PERMISSION_CHANGE not in principal.permissions:
+        raise Refused(Status.BAD_REQUEST, "the login's class has no permission to change the tap")
 
 
 def destination_names(source: ControlSource, names: Sequence[str]) -> None:

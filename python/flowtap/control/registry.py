@@ -17,7 +17,7 @@ from flowtap.control.bandwidth import BandwidthMeter, Congestion
 from flowtap.control.effects import Effects, End, internal
 from flowtap.control.events import Ended, Purged, Restarted
 from flowtap.control.losses import LossWatch
-from flowtap.control.model import PERMISSION_APPROVE, PERMISSION_CHANGE, Count, State
+from flowtap.control.model import PERMISSION_APPROVE, Count, State
 from flowtap.control.ports import PortError
 from flowtap.control.tasking import make_intercept, refreshed
 from flowtap.dtcp.messages import (
@@ -382,7 +382,7 @@ class ControlPlane:
             Refused: The login may not, one of them does not exist, or it could not be carried out.
         """
         with self._act(principal, "clear criteria", list(criteria_ids), now):
-            _may_change(principal)
+            authorize.may_change(principal)
             by_id = self._running.by_id
             for number in criteria_ids:
                 if number not in by_id:
@@ -398,7 +398,7 @@ class ControlPlane:
             Refused: The login may not, there is no such control source, or the journal could not be written.
         """
         with self._act(principal, "clear sequence-number", csource_id, now):
-            _may_change(principal)
+            authorize.may_change(principal)
             if csource_id not in self._policy.control_sources:
                 raise Refused(Status.UNKNOWN_CONTROL_SOURCE, f"there is no control source {csource_id}")
             try:
@@ -587,8 +587,3 @@ def _raise_if(failure: ErrorResult | None) -> None:
     """A change for the operator that could not be carried out is a refusal."""
     if failure is not None:
         raise Refused(failure.status, failure.info or "")
-
-
-def _may_change(principal: Principal) -> None:
-    if PERMISSION_CHANGE not in principal.permissions:
-        raise Refused(Status.BAD_REQUEST, "the login's class has no permission to change the tap")

@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any, Final
 from flowtap import Gate
 from flowtap.config import read_secret
 from flowtap.control import PortError
+from flowtap.control.authorize import may_change
 from flowtap.delivery.credentials import read_tunnel_secrets
 from flowtap.delivery.guard import GuardPlan
 from flowtap.delivery.strongswan import StrongSwanTunnel
 from flowtap.errors import ConfigurationError, TunnelError
 from flowtap.service import clock
 from flowtap.service.guard import Guard
-from flowtap.service.views import may_change
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

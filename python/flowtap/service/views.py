@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, Final
 
 from flowtap.control import (
     PERMISSION_APPROVE,
-    PERMISSION_CHANGE,
     PERMISSION_TASK,
     PERMISSION_VIEW,
     Principal,
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from flowtap.service.sequences import SequenceState
     from flowtap.service.tasking import TaskingLoop
 
-__all__ = ["Views", "may_change", "may_view", "stats_value"]
+__all__ = ["Views", "may_view", "stats_value"]
 
 
 EXPORT_COLUMNS: Final = (
@@ -292,16 +291,6 @@ def may_view(principal: Principal) -> None:
     """
     if PERMISSION_VIEW not in principal.permissions:
         raise _missing(PERMISSION_VIEW)
-
-
-def may_change(principal: Principal) -> None:
-    """Checks that the login may change the tap.
-
-    Raises:
-        Refused: It may not.
-    """
-    if PERMISSION_CHANGE not in principal.permissions:
-        raise _missing(PERMISSION_CHANGE)
 
 
 def _content(intercept: Intercept, count: Count) -> dict[str, Any]:
