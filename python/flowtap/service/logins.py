@@ -132,6 +132,12 @@ class Logins:
         way = self._ways.get(tunnel)
         return way is not None and way.is_open
 
+    def objection(self, csource_id: str, address: IPv4Address | IPv6Address) -> str | None:
+        """Why nothing of a control source is heard from an address now; None where it is."""
+        if not self.may_be_heard(csource_id):
+            return "the tunnel that it must come through is down"
+        return None if self.may_come_from(csource_id, address) else "not one of its addresses"
+
     def key_for(self, csource_id: str) -> Key | None:
         """The DTCP secret of a control source; None where there is none."""
         return self._keys.get(csource_id)

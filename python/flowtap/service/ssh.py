@@ -271,7 +271,7 @@ class _Server(asyncssh.SSHServer):
         self._ticket = ticket
         self._peer = peer
         self._connection: asyncssh.SSHServerConnection | None = None
-        self._may_come = True
+        self._objection: str | None = None
         self.login: Login | None = None
         self.since: datetime | None = None
         self.requests = 0
@@ -306,20 +306,13 @@ class _Server(asyncssh.SSHServer):
     def begin_auth(self, username: str) -> bool:
         self.login = self._service.logins.get(username)
         self._has_source = self._service.logins.key_for(username) is not None
-        self._may_come = self._service.logins.may_come_from(
-            username, ip_address(self._peer)
-        ) and self._service.logins.may_be_heard(username)
+        self._objection = self._service.logins.objection(username, ip_address(self._peer))
         if self.login is not None and self.login.authorized_keys is not None and self._connection:
-            if self._may_come:
+            if self._objection is None:
                 self._connection.set_authorized_keys(self.login.authorized_keys)
             else:
-                self._say_unexpected(username)
+                _LOG.warning("login %s from %s: %s", username, self._peer, self._objection)
         return True
-
-    def _say_unexpected(self, username: str) -> None:
-        is_heard = self._service.logins.may_be_heard(username)
-        reason = "not one of its addresses" if is_heard else "the tunnel that it must come through is down"
-        _LOG.warning("login %s from %s: %s", username, self._peer, reason)
 
     # The same ways for every name, so that nobody learns which names there are.
     def password_auth_supported(self) -> bool:
@@ -339,11 +332,12 @@ class _Server(asyncssh.SSHServer):
         is_right = await self._service.logins.check_password(username, password)
         if not is_right:
             _LOG.warning("wrong password or user from %s", self._peer)
-        elif not self._may_come:
-            self._say_unexpected(username)
-        if self._passwords == PASSWORDS_MAX and not (is_right and self._may_come):
+        elif self._objection is not None:
+            _LOG.warning("login %s from %s: %s", username, self._peer, self._objection)
+        may_log_in = is_right and self._objection is None
+        if self._passwords == PASSWORDS_MAX and not may_log_in:
             raise asyncssh.PermissionDenied("too many passwords")
-        return is_right and self._may_come
+        return may_log_in
 
     def auth_completed(self) -> None:
         login = self.login

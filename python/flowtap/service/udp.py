@@ -93,10 +93,8 @@ class _OwnKeys:
         self._address = address
 
     def key_for(self, csource_id: str) -> Key | None:
-        is_expected = self._logins.may_come_from(csource_id, self._address) and self._logins.may_be_heard(
-            csource_id
-        )
-        return self._logins.own_key_for(csource_id) if is_expected else None
+        is_heard = self._logins.objection(csource_id, self._address) is None
+        return self._logins.own_key_for(csource_id) if is_heard else None
 
 
 class UdpService:
