@@ -1,17 +1,20 @@
-"""Addresses to listen at, also such as this host gets later."""
+"""Sockets that DTCP is heard at, also at addresses such as this host gets later."""
 
 from __future__ import annotations
 
 import errno
 import logging
 import socket
+from ipaddress import ip_address
 from typing import TYPE_CHECKING, Final
 
-if TYPE_CHECKING:
-    from collections.abc import Collection
-    from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from flowtap.errors import ConfigurationError, PermissionMissingError
 
-__all__ = ["bind", "may_come_later"]
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+    from ipaddress import IPv4Network, IPv6Network
+
+__all__ = ["open_listening"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -21,29 +24,63 @@ _FREEBIND: Final = {
 }
 
 
-def may_come_later(
-    address: IPv4Address | IPv6Address, local_networks: Collection[IPv4Network | IPv6Network]
-) -> bool:
-    """Whether an address is a tunnel's: it may be there with the tunnel's interface, and no sooner."""
-    return any(address in each for each in local_networks if each.version == address.version)
-
-
-def bind(listening: socket.socket, address: str, port: int, *, is_patient: bool) -> None:
-    """Binds a socket.
+def open_listening(
+    key: str,
+    kind: socket.SocketKind,
+    address: str,
+    port: int,
+    *,
+    options: Sequence[tuple[int, int, int]],
+    patient: Collection[IPv4Network | IPv6Network],
+    backlog: int | None = None,
+) -> socket.socket:
+    """A socket that does not block, bound.
 
     Args:
-        listening: The socket.
+        key: That of the configuration which names the address.
+        kind: Of streams or datagrams.
         address: Where it is to listen.
         port: Its port.
-        is_patient: The address need not be there yet; whoever speaks to it is heard as soon as it is.
+        options: Further options: level, name, value.
+        patient: An address in these networks is a tunnel's and may be there with its interface, no sooner;
+            whoever speaks to it is heard as soon as it is.
+        backlog: Connections that wait to be accepted; None where there are none.
 
     Raises:
-        OSError: The system refuses.
+        ConfigurationError: The system refuses.
+        PermissionMissingError: A right is missing.
     """
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    listening = socket.socket(family, kind)
+    where = f"{key}: {address} port {port}"
+    try:
+        if family == socket.AF_INET6:
+            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        for option in options:
+            listening.setsockopt(*option)
+        _bind(listening, address, port, patient)
+        if backlog is not None:
+            listening.listen(backlog)
+    except PermissionError:
+        listening.close()
+        raise PermissionMissingError(
+            f"{where}: needs the right CAP_NET_BIND_SERVICE", right="CAP_NET_BIND_SERVICE"
+        ) from None
+    except OSError as error:
+        listening.close()
+        raise ConfigurationError(f"{where}: {error.strerror}", key=key) from None
+    listening.setblocking(False)
+    return listening
+
+
+def _bind(
+    listening: socket.socket, address: str, port: int, patient: Collection[IPv4Network | IPv6Network]
+) -> None:
     try:
         listening.bind((address, port))
     except OSError as error:
-        if error.errno != errno.EADDRNOTAVAIL or not is_patient:
+        may_come_later = any(ip_address(address) in each for each in patient)
+        if error.errno != errno.EADDRNOTAVAIL or not may_come_later:
             raise
         listening.setsockopt(*_FREEBIND[listening.family], 1)
         listening.bind((address, port))

@@ -29,9 +29,8 @@ from flowtap.dtcp import (
     RequestReceived,
     ServerConnection,
 )
-from flowtap.errors import ConfigurationError, PermissionMissingError
 from flowtap.service import clock
-from flowtap.service.listening import bind, may_come_later
+from flowtap.service.listening import open_listening
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -441,7 +440,18 @@ class SshService:
         self.dialect = dialect
         self.complaints = Complaints(_LOG)
         self.lists = _Lists()
-        self._sockets = [_listen(address, port, patient) for address, port in listen]
+        self._sockets = [
+            open_listening(
+                "dtcp.ssh.listen",
+                socket.SOCK_STREAM,
+                address,
+                port,
+                options=[(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)],
+                patient=patient,
+                backlog=BACKLOG,
+            )
+            for address, port in listen
+        ]
         self._connections: set[asyncio.Task[None]] = set()
         self._options = asyncssh.SSHServerConnectionOptions(
             server_host_keys=[host_key],
@@ -543,25 +553,3 @@ def _abort(accepted: socket.socket) -> None:
         accepted.shutdown(socket.SHUT_RDWR)
     except OSError:
         _LOG.debug("a connection had ended already")
-
-
-def _listen(address: str, port: int, patient: Collection[IPv4Network | IPv6Network]) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    where = f"dtcp.ssh.listen: {address} port {port}"
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        bind(listening, address, port, is_patient=may_come_later(ip_address(address), patient))
-        listening.listen(BACKLOG)
-    except PermissionError:
-        listening.close()
-        raise PermissionMissingError(
-            f"{where}: needs the right CAP_NET_BIND_SERVICE", right="CAP_NET_BIND_SERVICE"
-        ) from None
-    except OSError as error:
-        listening.close()
-        raise ConfigurationError(f"{where}: {error.strerror}", key="dtcp.ssh.listen") from None
-    listening.setblocking(False)
-    return listening

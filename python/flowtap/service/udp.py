@@ -13,8 +13,7 @@ from flowtap.complaints import Complaints
 from flowtap.control import PERMISSION_TASK, Principal
 from flowtap.dtcp import Limits, Rejected, Response, read_request
 from flowtap.dtcp.render import render_datagrams
-from flowtap.errors import ConfigurationError, PermissionMissingError
-from flowtap.service.listening import bind, may_come_later
+from flowtap.service.listening import open_listening
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -40,6 +39,9 @@ READ_AT_ONCE = 64
 _IP_PKTINFO = 8
 _IPV6_RECVPKTINFO = 49
 _IPV6_PKTINFO = 50
+# Answers leave from the address that was asked.
+_ASK_FOR_DESTINATION = (socket.IPPROTO_IP, _IP_PKTINFO, 1)
+_ASK_FOR_DESTINATION_V6 = (socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
 _ADDRESS_V4 = struct.Struct("@i4s4s")
 _ADDRESS_V6 = struct.Struct("@16si")
 
@@ -123,7 +125,17 @@ class UdpService:
         self._sequences = sequences
         self._tasking = tasking
         self._limits = Limits(message_octets=DATAGRAM_OCTETS)
-        self._sockets = [_listen(address, port, patient) for address, port in listen]
+        self._sockets = [
+            open_listening(
+                "dtcp.udp.listen",
+                socket.SOCK_DGRAM,
+                address,
+                port,
+                options=[_ASK_FOR_DESTINATION_V6 if ":" in address else _ASK_FOR_DESTINATION],
+                patient=patient,
+            )
+            for address, port in listen
+        ]
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -195,26 +207,3 @@ def _answer_from(ancillary: list[_Control]) -> list[_Control]:
             destination, _ = _ADDRESS_V6.unpack(data[: _ADDRESS_V6.size])
             return [(level, kind, _ADDRESS_V6.pack(destination, 0))]
     return []
-
-
-def _listen(address: str, port: int, patient: Collection[IPv4Network | IPv6Network]) -> socket.socket:
-    family = socket.AF_INET6 if ":" in address else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_DGRAM)
-    where = f"dtcp.udp.listen: {address} port {port}"
-    try:
-        if family == socket.AF_INET6:
-            listening.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            listening.setsockopt(socket.IPPROTO_IPV6, _IPV6_RECVPKTINFO, 1)
-        else:
-            listening.setsockopt(socket.IPPROTO_IP, _IP_PKTINFO, 1)
-        bind(listening, address, port, is_patient=may_come_later(ip_address(address), patient))
-    except PermissionError:
-        listening.close()
-        raise PermissionMissingError(
-            f"{where}: needs the right CAP_NET_BIND_SERVICE", right="CAP_NET_BIND_SERVICE"
-        ) from None
-    except OSError as error:
-        listening.close()
-        raise ConfigurationError(f"{where}: {error.strerror}", key="dtcp.udp.listen") from None
-    listening.setblocking(False)
-    return listening
