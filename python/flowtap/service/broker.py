@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -19,13 +17,14 @@ from typing import TYPE_CHECKING, Final
 from flowtap._flowtap import keep_rights, rights_held
 from flowtap.errors import DataPlaneError
 from flowtap.service.broker_process import KEPT
+from flowtap.service.companion import end_companion, start_companion
 
 if TYPE_CHECKING:
+    import subprocess
     from collections.abc import Sequence
 
 __all__ = ["Broker", "give_up_rights"]
 
-START_S: Final = 30
 _GREETING_OCTETS: Final = 256
 _PROGRAM: Final = "flowtap.service.broker_process"
 
@@ -48,20 +47,8 @@ class Broker:
         if not set(rights_held()) & set(KEPT):
             # It would have nothing to give.
             return
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and names that were validated
-                # -P: it has rights, so nothing that happens to lie in the current directory is code for it.
-                [sys.executable, "-P", "-m", _PROGRAM, str(theirs.fileno()), *interfaces],
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                # Signals of a terminal are for the daemon; the broker ends with it.
-                process_group=0,
-            )
+        self._process, ours = start_companion(_PROGRAM, socket.SOCK_SEQPACKET, *interfaces)
         self.socket = ours
-        ours.settimeout(START_S)
         with suppress(TimeoutError):
             word, _, rights = ours.recv(_GREETING_OCTETS).decode("ascii", "replace").strip().partition(" ")
             if word == "ready":
@@ -97,11 +84,7 @@ class Broker:
         if self.socket is not None:
             self.socket.close()
         if self._process is not None:
-            try:
-                self._process.wait(timeout=2)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
+            end_companion(self._process)
 
 
 def give_up_rights() -> None:

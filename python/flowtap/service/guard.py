@@ -12,11 +12,10 @@ import asyncio
 import json
 import logging
 import socket
-import subprocess
-import sys
 from typing import TYPE_CHECKING, Final
 
 from flowtap.errors import DataPlaneError
+from flowtap.service.companion import end_companion, start_companion
 from flowtap.service.guard_process import CHANGED
 
 if TYPE_CHECKING:
@@ -26,7 +25,6 @@ __all__ = ["Guard"]
 
 _LOG = logging.getLogger(__name__)
 
-START_S: Final = 30
 REQUEST_S: Final = 60
 """How long an answer may take: above what the programs of one request may take together."""
 _ANSWER_OCTETS: Final = 1 << 20
@@ -45,18 +43,7 @@ class Guard:
     """
 
     def __init__(self, plan: GuardPlan) -> None:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
-        with theirs:
-            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, and a number
-                # -P: it has rights, so nothing that happens to lie in the current directory is code for it.
-                [sys.executable, "-P", "-m", _PROGRAM, str(theirs.fileno())],
-                cwd="/",
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
-                # Signals of a terminal are for the daemon; this process ends with it.
-                process_group=0,
-            )
+        self._process, ours = start_companion(_PROGRAM, socket.SOCK_STREAM)
         self._socket: socket.socket | None = ours
         self._rest = b""
         self._turn = asyncio.Lock()
@@ -65,7 +52,6 @@ class Guard:
         self._answers: asyncio.Queue[list[str]] = asyncio.Queue()
         self._changes = 0
         self._news = asyncio.Event()
-        ours.settimeout(START_S)
         try:
             ours.sendall(plan.to_json().encode() + b"\n")
             # Somebody may change a rule at this moment, of which is told right behind.
@@ -181,8 +167,4 @@ class Guard:
     def close(self) -> None:
         """Ends the process; the guard itself stays."""
         self._hang_up()
-        try:
-            self._process.wait(timeout=2)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
+        end_companion(self._process)
