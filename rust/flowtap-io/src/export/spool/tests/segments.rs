@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use flowtap_core::table::SpoolKind;
+use rustix::fs::{CWD, Mode, mkfifoat};
 
 use super::{Folder, KEY, copy, destination, number, on_disk};
 use crate::export::spool::disk::{Directory, Held};
@@ -373,10 +374,8 @@ fn what_is_no_file_holds_nobody_up() {
     let folder = Folder::new();
     folder.make();
     let pipe = |name: &str| {
-        let made = std::process::Command::new("mkfifo")
-            .arg(folder.0.join(name))
-            .status();
-        assert!(made.unwrap().success());
+        // A program would hold the locks of tests beside this one for a moment.
+        mkfifoat(CWD, folder.0.join(name), Mode::RWXU).unwrap();
     };
     let opened = |path: std::path::PathBuf| {
         let (done, is_done) = std::sync::mpsc::channel();
