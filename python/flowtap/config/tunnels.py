@@ -86,6 +86,8 @@ class TunnelSection(_Section):
     """Where copies wait while it is down, unless their content destination says otherwise."""
     spool_octets: Octets = 64 << 20
     resend_s: Annotated[int, Field(ge=0, le=3_600)] = 0
+    drain_pps: Annotated[int, Field(ge=1, le=10_000_000)] = 5_000
+    """How many copies that waited leave in a second when it is up again, beyond what comes in meanwhile."""
     service_set: Name | None = None
     """What a router called it; ``show`` says so in a router's words, and nothing else asks."""
     rule: Name | None = None

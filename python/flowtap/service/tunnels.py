@@ -89,7 +89,9 @@ class Tunnels:
 
     def __init__(self, configuration: LoadedConfiguration) -> None:
         self.sections = configuration.values.tunnel
-        self.gates = {name: Gate(name) for name in self.sections}
+        self.gates = {
+            name: Gate(name, drain_pps=section.drain_pps) for name, section in self.sections.items()
+        }
         self.spool_directory = _spool_directory(configuration)
         self.spool_key = spool_key(configuration)
         self.on_change: Callable[[], None] | None = None

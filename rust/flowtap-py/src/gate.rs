@@ -1,14 +1,18 @@
 //! Gates of tunnels.
 
+use std::num::NonZeroU32;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flowtap_io::export::{Gate as IoGate, KEY_OCTETS, SpoolError, Spools};
+use flowtap_io::export::{DRAIN_PPS, Gate as IoGate, KEY_OCTETS, SpoolError, Spools};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 
 use crate::errors;
+
+// The signature below has it as a number, because only a number is shown to who asks for the signature.
+const _: () = assert!(DRAIN_PPS.get() == 5_000);
 
 /// Whether copies may leave through a tunnel; shut at first.
 #[pyclass(frozen, module = "flowtap")]
@@ -17,14 +21,25 @@ pub(crate) struct Gate(Arc<IoGate>);
 #[pymethods]
 impl Gate {
     #[new]
-    fn new(tunnel: &str) -> Self {
-        Self(Arc::new(IoGate::new(tunnel)))
+    #[pyo3(signature = (tunnel, *, drain_pps=5_000))]
+    fn new(tunnel: &str, drain_pps: i64) -> PyResult<Self> {
+        let drain_pps = u32::try_from(drain_pps).and_then(NonZeroU32::try_from);
+        let drain_pps = drain_pps.map_err(|_error| {
+            PyValueError::new_err("drain_pps: a number from 1 to 4294967295 is right")
+        })?;
+        Ok(Self(Arc::new(IoGate::with_drain(tunnel, drain_pps))))
     }
 
     /// The name of the tunnel.
     #[getter]
     fn tunnel(&self) -> &str {
         self.0.tunnel()
+    }
+
+    /// How many copies that waited leave in a second, beyond what comes in meanwhile.
+    #[getter]
+    fn drain_pps(&self) -> NonZeroU32 {
+        self.0.drain_pps()
     }
 
     /// Whether copies may leave.

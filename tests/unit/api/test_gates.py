@@ -106,6 +106,10 @@ def test_a_gate_is_shut_at_first() -> None:
     for wrong in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="in_doubt_s"):
             gate.shut(wrong)
+    assert (gate.drain_pps, Gate("ttp", drain_pps=7).drain_pps) == (5_000, 7)
+    for wrong_pps in (0, -1, 1 << 32):
+        with pytest.raises(ValueError, match="drain_pps: a number from 1"):
+            Gate("ttp", drain_pps=wrong_pps)
 
 
 def test_a_destination_says_what_it_stands_behind() -> None:

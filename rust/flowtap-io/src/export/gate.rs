@@ -2,16 +2,21 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::num::NonZeroU32;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{PoisonError, RwLock, RwLockReadGuard};
 use std::time::{Duration, Instant};
 
 /// Losses of the tunnel that are remembered one by one; older ones are remembered as one.
 const LOSSES_MAX: usize = 64;
+/// What waits leaves at this rate where nothing else is wanted: who receives with the system's usual buffer (212,992
+/// octets, some 277 small datagrams or 92 large ones) must then be given the processor every 18 ms.
+pub const DRAIN_PPS: NonZeroU32 = NonZeroU32::new(5_000).unwrap();
 
 /// Whether copies may leave through a tunnel, as whoever watches the tunnel has said. Shut at first.
 pub struct Gate {
     tunnel: String,
+    drain_pps: NonZeroU32,
     made: Instant,
     /// What [`Gate::is_open`] and [`Gate::losses`] say, to be read without a lock.
     is_open: AtomicBool,
@@ -45,10 +50,17 @@ impl fmt::Debug for Gate {
 }
 
 impl Gate {
-    /// The gate of a tunnel, shut.
+    /// The gate of a tunnel, shut. What waits for it to open leaves with [`DRAIN_PPS`] copies in a second.
     pub fn new(tunnel: &str) -> Self {
+        Self::with_drain(tunnel, DRAIN_PPS)
+    }
+
+    /// The same with another rate. Nobody answers that a copy has arrived, and what overruns a buffer on the way is lost
+    /// silently.
+    pub fn with_drain(tunnel: &str, drain_pps: NonZeroU32) -> Self {
         Self {
             tunnel: tunnel.to_owned(),
+            drain_pps,
             made: Instant::now(),
             is_open: AtomicBool::new(false),
             losses: AtomicU64::new(0),
@@ -59,6 +71,11 @@ impl Gate {
     /// The name of the tunnel.
     pub fn tunnel(&self) -> &str {
         &self.tunnel
+    }
+
+    /// How many copies that waited leave in a second, beyond what comes in meanwhile.
+    pub fn drain_pps(&self) -> NonZeroU32 {
+        self.drain_pps
     }
 
     /// Whether copies may leave.

@@ -27,7 +27,7 @@ use flowtap_core::table::{Destination, FilterTable};
 pub(crate) use self::socket::lock_filter;
 pub(crate) use self::socket::{source_of, take_nothing};
 
-pub use self::gate::Gate;
+pub use self::gate::{DRAIN_PPS, Gate};
 use self::sockets::{Route, Sockets};
 use self::spool::Guard;
 #[cfg(fuzzing)]

@@ -31,11 +31,10 @@ use super::gate::Gate;
 use super::sockets::Sockets;
 use super::{ExportCount, bound_ended};
 
-/// What waits for one tunnel leaves at this rate, beyond what comes in meanwhile. A tunnel in user space loses silently
-/// what overruns its device (measured: 29,000 datagrams/s without loss with the slowest algorithms).
-const DRAIN_PPS: u64 = 20_000;
-/// The most that leaves at once for want of looks: the device's queue takes 500 datagrams.
-const BURST: u64 = 200;
+/// The most that leaves at once for want of looks, as the time that it would have taken, and never more than this: the
+/// device of a tunnel in user space takes 500 datagrams.
+const BURST: Duration = Duration::from_millis(20);
+const BURST_MAX: u64 = 200;
 /// How long one look may drain one tunnel; frames wait in the ring meanwhile.
 const LOOK: Duration = Duration::from_millis(2);
 /// How often to look while something can be drained, so that pieces stay small.
@@ -91,6 +90,10 @@ struct Way {
 /// Spools take turns; one worker at a time drains a tunnel.
 struct Round {
     spools: VecDeque<Arc<DestinationSpool>>,
+    /// One datagram may leave in so much time.
+    each: Duration,
+    /// The most that may leave at once.
+    burst: u64,
     /// Datagrams that may leave now, and when they were counted.
     allowed: u64,
     counted: Instant,
@@ -102,14 +105,13 @@ impl Round {
     /// Counts what may leave by now.
     fn allow(&mut self, now: Instant) {
         let elapsed = now.saturating_duration_since(self.counted);
-        let each = Duration::from_secs(1).as_nanos() / u128::from(DRAIN_PPS);
-        let more = u64::try_from(elapsed.as_nanos() / each.max(1)).unwrap_or(u64::MAX);
-        if more >= BURST {
-            (self.allowed, self.counted) = (BURST, now);
+        let more = elapsed.as_nanos() / self.each.as_nanos().max(1);
+        let more = u32::try_from(more).unwrap_or(u32::MAX);
+        if u64::from(more) >= self.burst {
+            (self.allowed, self.counted) = (self.burst, now);
         } else if more > 0 {
-            self.allowed = self.allowed.saturating_add(more).min(BURST);
-            let each = u64::try_from(each).unwrap_or(u64::MAX);
-            let counted = Duration::from_nanos(each.saturating_mul(more));
+            self.allowed = self.allowed.saturating_add(more.into()).min(self.burst);
+            let counted = self.each.saturating_mul(more);
             self.counted = self.counted.checked_add(counted).unwrap_or(now);
         }
     }
@@ -117,6 +119,9 @@ impl Round {
 
 impl Way {
     fn new(gate: Arc<Gate>) -> Self {
+        let each = Duration::from_secs(1) / gate.drain_pps().get();
+        let burst = BURST.as_nanos() / each.as_nanos().max(1);
+        let burst = u64::try_from(burst).unwrap_or(BURST_MAX);
         Self {
             losses: AtomicU64::new(gate.losses()),
             gate,
@@ -125,6 +130,8 @@ impl Way {
             came: AtomicU64::new(0),
             round: Mutex::new(Round {
                 spools: VecDeque::new(),
+                each,
+                burst: burst.clamp(1, BURST_MAX),
                 allowed: 0,
                 counted: Instant::now(),
                 piece: Vec::new(),
@@ -204,7 +211,7 @@ impl Way {
                 self.waiting.fetch_sub(1, Ordering::Relaxed);
             }
         }
-        round.allowed = left.min(BURST);
+        round.allowed = left.min(round.burst);
     }
 }
 
