@@ -29,6 +29,7 @@ __all__ = [
     "events",
     "fits",
     "misfits",
+    "not_covered",
 ]
 
 LIVE: Final = frozenset({"INSTALLED", "REKEYING"})
@@ -194,7 +195,7 @@ def misfits(
         ("local", local, child.local_selectors),
         ("remote", remote, child.remote_selectors),
     ):
-        if left_out := _not_covered(wanted, selectors):
+        if left_out := not_covered(wanted, selectors):
             names = ", ".join(map(str, left_out))
             found.append(f"the other side leaves out {names} of {side}_networks")
     if not any(Proposal.read(each).covers(child.algorithms) for each in proposals):
@@ -202,9 +203,10 @@ def misfits(
     return found
 
 
-def _not_covered(
-    wanted: Sequence[IPv4Network | IPv6Network], selectors: Sequence[str]
+def not_covered(
+    wanted: Sequence[IPv4Network | IPv6Network], selectors: Iterable[str]
 ) -> list[IPv4Network | IPv6Network]:
+    """Networks that no selector carries; one for some protocol or ports alone carries none."""
     covered = [network for each in selectors for network in _networks(each)]
     v4 = list(collapse_addresses(each for each in covered if each.version == 4))  # noqa: PLR2004 - IPv4
     v6 = list(collapse_addresses(each for each in covered if each.version == 6))  # noqa: PLR2004 - IPv6

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from datetime import datetime
-from ipaddress import IPv4Network, IPv6Network, collapse_addresses, ip_network
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
+from flowtap.delivery.associations import LIVE, not_covered
 from flowtap.delivery.states import TAKEN_DOWN
 from flowtap.diagnosis.finding import Finding, Unknown, fail, ok, unknown, warn
 
@@ -15,13 +15,10 @@ if TYPE_CHECKING:
 
     from flowtap.config.tunnels import TunnelSection
 
-    Network = IPv4Network | IPv6Network
-
 __all__ = ["exclusion", "guard", "guard_rules", "negotiated", "rights", "tap", "tunnel_state"]
 
 _WEAK: Final = ("3DES", "DES_", "BLOWFISH", "CAST", "MD5", "SHA1", "MODP_768", "MODP_1024", "MODP_1536")
 """As strongSwan names what is negotiated only where a tunnel is legacy."""
-_CARRYING: Final = frozenset({"INSTALLED", "REKEYING"})
 CONNECTING_S: Final = 10.0
 """A tunnel that can come up does so in less, unless its other end is only being started."""
 _START: Final = "start it (flowtap run), and look again"
@@ -74,12 +71,13 @@ def negotiated(name: str, section: TunnelSection, tunnel: Mapping[str, Any] | Un
     """Whether selectors and algorithms are those that were asked for."""
     if isinstance(tunnel, Unknown):
         return [unknown("negotiated", tunnel, name)]
-    children = [each for each in tunnel["ipsec"] if each["state"] in _CARRYING]
+    children = [each for each in tunnel["ipsec"] if each["state"] in LIVE]
     if not children:
         return [unknown("negotiated", Unknown("there is no association"), name)]
     faults = [
-        *_uncovered("local_networks", section.local_networks, [each["local"] for each in children]),
-        *_uncovered("remote_networks", section.remote_networks, [each["remote"] for each in children]),
+        f"{side}_networks: {each} is not covered by what the other side has agreed to"
+        for side, wanted in (("local", section.local_networks), ("remote", section.remote_networks))
+        for each in not_covered(wanted, chain.from_iterable(child[side] for child in children))
     ]
     for each in (*children, *tunnel["ike"]):
         if each.get("mode", "TUNNEL") != "TUNNEL" or each.get("protocol", "ESP") != "ESP":
@@ -99,27 +97,6 @@ def negotiated(name: str, section: TunnelSection, tunnel: Mapping[str, Any] | Un
         return [fail("negotiated", f"{name}: {each}", advice) for each in dict.fromkeys(faults)]
     names = " ".join(filter(None, (children[0]["encryption"], children[0]["integrity"])))
     return [ok("negotiated", f"{name}: all networks are covered, {names}")]
-
-
-def _uncovered(key: str, wanted: Sequence[Network], selectors: Sequence[Sequence[str]]) -> list[str]:
-    """Networks that no selector covers; one for some ports or for a range of addresses covers none."""
-    networks: list[Network] = []
-    for text in (text for each in selectors for text in each):
-        with suppress(ValueError):
-            networks.append(ip_network(text))
-    networks = [
-        *collapse_addresses(each for each in networks if isinstance(each, IPv4Network)),
-        *collapse_addresses(each for each in networks if isinstance(each, IPv6Network)),
-    ]
-    return [
-        f"{key}: {each} is not covered by what the other side has agreed to"
-        for each in wanted
-        if not any(net.version == each.version and _is_inside(each, net) for net in networks)
-    ]
-
-
-def _is_inside(network: Network, other: Network) -> bool:
-    return network[0] in other and network[-1] in other
 
 
 def exclusion(status: Mapping[str, Any] | Unknown) -> Finding:

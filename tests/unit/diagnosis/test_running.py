@@ -75,6 +75,8 @@ def test_what_was_taken_down_here_is_brought_up_here() -> None:
         ({**MODERN, "ipsec": [{**CHILD, **GCM, "state": "REKEYING"}]}, ""),
         ({**MODERN, "ipsec": [{**CHILD, **GCM, "local": ["0.0.0.0/0"], "remote": ["2.2.2.0/24"]}]}, ""),
         ({**MODERN, "ipsec": [{**CHILD, **GCM, "remote": ["2.2.2.0/28", "2.2.2.16/28"]}]}, ""),
+        ({**MODERN, "ipsec": [{**CHILD, **GCM, "remote": ["2.2.2.0..2.2.2.31"]}]}, ""),
+        ({**MODERN, "ipsec": [{**CHILD, **GCM, "remote": ["2.2.2.1..2.2.2.31"]}]}, "remote_networks"),
         ({**MODERN, "ipsec": [{**CHILD, **GCM, "remote": ["2.2.2.0/28"]}]}, "remote_networks: 2.2.2.0/27"),
         ({**MODERN, "ipsec": [{**CHILD, **GCM, "remote": ["2.2.2.0/27[udp/9]"]}]}, "remote_networks"),
         ({**MODERN, "ipsec": [{**CHILD, **GCM, "local": ["2001:db8::/32"]}]}, "local_networks"),
