@@ -6,9 +6,10 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from flowtap.delivery.connection import OLDEST
+from flowtap.delivery.connection import refuse_old
 from flowtap.delivery.retransmission import Retransmission
 from flowtap.diagnosis.finding import Finding, Unknown, fail, ok, unknown, warn
+from flowtap.errors import TunnelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,10 +49,10 @@ def daemon(found: StrongSwan | Unknown, path: str) -> Finding:
             f"{path}: {found.why}",
             found.advice or "start charon-systemd (systemctl start strongswan), or correct vici_socket",
         )
-    numbers = tuple(int(each) for each in re.findall(r"\d+", found.version)[:3])
-    if numbers < OLDEST:
-        oldest = ".".join(map(str, OLDEST))
-        return fail("strongSwan", f"{path}: version {found.version}", f"{oldest} or newer is right")
+    try:
+        refuse_old({"version": found.version})
+    except TunnelError as error:
+        return fail("strongSwan", f"{path}: {error}", "install a newer one")
     return ok("strongSwan", f"{path}: {found.daemon} {found.version}")
 
 
