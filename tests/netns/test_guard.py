@@ -51,7 +51,7 @@ from flowtap.cli.local import ask
 from flowtap.config import load
 from flowtap.delivery.guard import GuardPlan
 from flowtap.errors import FlowtapError
-from flowtap.service.netfilter import Netfilter
+from flowtap.delivery.netfilter import Netfilter
 verb, plan = sys.argv[1], GuardPlan.from_json(sys.argv[2])
 try:
     done = Netfilter().remove() if verb == "remove" else getattr(Netfilter(), verb)(plan)

@@ -9,7 +9,7 @@ import click
 from flowtap.cli.console import Exit, fail, print_json, say
 from flowtap.config import load
 from flowtap.delivery.guard import PREFERENCE, TABLE, GuardPlan, rules, ruleset
-from flowtap.service.netfilter import Netfilter
+from flowtap.delivery.netfilter import Netfilter
 
 __all__ = ["guard"]
 

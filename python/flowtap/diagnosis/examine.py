@@ -13,7 +13,6 @@ from flowtap._flowtap import rights_held
 from flowtap.config.schema import endpoint
 from flowtap.config.tunnels import tunnel_to
 from flowtap.delivery.guard import GuardPlan
-from flowtap.delivery.guard_faults import faults
 from flowtap.diagnosis import clock, files, firewall, kernel, network, probes, running, strongswan
 from flowtap.diagnosis.addresses import host_addresses
 from flowtap.diagnosis.finding import Finding, Unknown, unknown
@@ -143,12 +142,8 @@ def _tunnels(configuration: LoadedConfiguration, answers: Answers, settings: Pat
 
 def _guard_faults(configuration: LoadedConfiguration) -> list[str] | Unknown:
     """What is wrong with the guard's rules."""
-    table, rules = probes.guard_table(), probes.policy_rules()
-    for each in (table, rules):
-        if isinstance(each, Unknown):
-            return each
     try:
-        return faults(GuardPlan.of(configuration.values), table, rules)
+        return probes.guard_faults(GuardPlan.of(configuration.values))
     except ConfigurationError as error:
         return [str(error)]
 

@@ -16,25 +16,28 @@ from typing import TYPE_CHECKING, Any, Final
 from vici import Session
 from vici.exception import CommandException, DeserializationException, SessionException
 
+from flowtap.delivery.netfilter import PLACES, Netfilter, find_program
 from flowtap.diagnosis.clock import Discipline
 from flowtap.diagnosis.files import FileState
 from flowtap.diagnosis.finding import Unknown
 from flowtap.diagnosis.firewall import Taken, read_sockets
 from flowtap.diagnosis.network import Interface
 from flowtap.diagnosis.strongswan import StrongSwan
+from flowtap.errors import DataPlaneError, PermissionMissingError
 
 if TYPE_CHECKING:
     from ipaddress import IPv4Address, IPv6Address
 
+    from flowtap.delivery.guard import GuardPlan
+
 __all__ = [
     "discipline",
     "file_state",
-    "guard_table",
+    "guard_faults",
     "interface",
     "kernel_config",
     "legacy_tables",
     "path_mtu",
-    "policy_rules",
     "reverse_path",
     "ruleset",
     "sockets",
@@ -45,7 +48,6 @@ __all__ = [
 ]
 
 TIMEOUT_S: Final = 10.0
-_PLACES: Final = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
 _NETWORK: Final = Path("/proc/net")
 _DEVICES: Final = Path("/sys/class/net")
 # linux/in.h and linux/in6.h; Python's socket module has no names for them.
@@ -66,13 +68,8 @@ def _text(path: Path) -> str | Unknown:
         return Unknown(f"{path}: {error.strerror}")
 
 
-def _program(name: str) -> str | None:
-    candidates = (f"{place}/{name}" for place in _PLACES)
-    return next((each for each in candidates if os.access(each, os.X_OK)), None)
-
-
 def _run(name: str, *words: str) -> subprocess.CompletedProcess[str] | Unknown:
-    program = _program(name)
+    program = find_program(name)
     if program is None:
         return Unknown(f"the program {name} is not installed", f"install {name}")
     try:
@@ -82,7 +79,7 @@ def _run(name: str, *words: str) -> subprocess.CompletedProcess[str] | Unknown:
             text=True,
             check=False,
             timeout=TIMEOUT_S,
-            env={"LC_ALL": "C", "PATH": ":".join(_PLACES)},
+            env={"LC_ALL": "C", "PATH": ":".join(PLACES)},
             stdin=subprocess.DEVNULL,
         )
     except subprocess.TimeoutExpired:
@@ -221,31 +218,14 @@ def ruleset() -> dict[str, Any] | Unknown:
     return value
 
 
-def guard_table() -> object | Unknown:
-    """The guard's table as nft lists it; None where there is none."""
-    done = _run("nft", "-j", "list", "table", "inet", "flowtap_guard")
-    if isinstance(done, Unknown):
-        return done
-    if done.returncode == 0:
-        listed: object = json.loads(done.stdout)
-        return listed
-    said = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[0]
-    if "No such file or directory" in said:
-        return None
-    return Unknown(f"nft: {said}", "" if os.geteuid() == 0 else _AS_ROOT)
-
-
-def policy_rules() -> list[Any] | Unknown:
-    """The rules of the routing policy, of both families."""
-    found: list[Any] = []
-    for family in ("-4", "-6"):
-        done = _run("ip", family, "-j", "rule", "show")
-        if isinstance(done, Unknown):
-            return done
-        if done.returncode != 0:
-            return Unknown(f"ip {family} rule show: {done.stderr.strip()}")
-        found += json.loads(done.stdout or "[]")
-    return found
+def guard_faults(plan: GuardPlan) -> list[str] | Unknown:
+    """What is wrong with the guard's rules, as they are listed now."""
+    try:
+        return Netfilter().verify(plan)
+    except PermissionMissingError as error:
+        return Unknown(str(error), _AS_ROOT)
+    except DataPlaneError as error:
+        return Unknown(str(error))
 
 
 def legacy_tables() -> list[str]:

@@ -18,8 +18,8 @@ from typing import Final
 
 from flowtap._flowtap import keep_rights
 from flowtap.delivery.guard import GuardPlan
+from flowtap.delivery.netfilter import Netfilter
 from flowtap.errors import FlowtapError
-from flowtap.service.netfilter import Netfilter
 
 KEPT: Final = "CAP_NET_ADMIN"
 """All that it keeps of what it was started with, for itself and the programs that it starts."""

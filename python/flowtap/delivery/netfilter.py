@@ -7,6 +7,7 @@ any environment, so that nothing of the caller's decides what they do.
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -18,9 +19,10 @@ from flowtap.errors import DataPlaneError, PermissionMissingError
 if TYPE_CHECKING:
     from flowtap.delivery.guard import GuardPlan, Network
 
-__all__ = ["Netfilter"]
+__all__ = ["PLACES", "Netfilter", "find_program"]
 
 PLACES: Final = ("/usr/sbin", "/sbin", "/usr/bin", "/bin")
+"""Where programs are looked for, whatever the caller's ``PATH`` is."""
 PROGRAM_S: Final = 10
 """How long one program may take; each needs some milliseconds."""
 RIGHT: Final = "CAP_NET_ADMIN"
@@ -35,7 +37,7 @@ class Netfilter:
     """The guard's rules in the network namespace of this process."""
 
     def __init__(self) -> None:
-        self._programs = {name: _find(name) for name in ("nft", "ip")}
+        self._programs = {name: find_program(name) for name in ("nft", "ip")}
 
     def verify(self, plan: GuardPlan) -> list[str]:
         """What is not as it has to be.
@@ -160,9 +162,10 @@ class _ProgramError(DataPlaneError):
         self.said = said
 
 
-def _find(name: str) -> str | None:
-    found = (path for place in PLACES if (path := Path(place, name)).is_file())
-    return next((str(path) for path in found), None)
+def find_program(name: str) -> str | None:
+    """The path of one of the system's programs; None where it is not installed."""
+    candidates = (f"{place}/{name}" for place in PLACES)
+    return next((each for each in candidates if os.access(each, os.X_OK)), None)
 
 
 def _read(name: str, text: str) -> object:
