@@ -20,8 +20,6 @@ from flowtap._flowtap import UsageFile, rights_held
 from flowtap.config import LoadedConfiguration, load, read_secret
 from flowtap.config.schema import endpoint
 from flowtap.control import ControlPlane, PortError
-from flowtap.delivery.credentials import read_tunnel_secrets
-from flowtap.delivery.guard import GuardPlan
 from flowtap.delivery.paths import Paths
 from flowtap.dtcp import Dialect
 from flowtap.errors import ConfigurationError, DataPlaneError
@@ -40,7 +38,7 @@ from flowtap.service.show import ShowService
 from flowtap.service.ssh import SshService
 from flowtap.service.store import SqlStore
 from flowtap.service.tasking import TaskingLoop
-from flowtap.service.tunnels import Tunnels, spool_key
+from flowtap.service.tunnels import Tunnels, check_tunnels, spool_key
 from flowtap.service.udp import UdpService
 from flowtap.service.usage import read_usage, usage_path
 from flowtap.service.views import Views, may_view
@@ -86,9 +84,7 @@ def check(configuration: LoadedConfiguration) -> None:
     _host_key(configuration)
     Logins(configuration)
     spool_key(configuration)
-    for name in configuration.values.tunnel:
-        read_tunnel_secrets(configuration, name)
-    GuardPlan.of(configuration.values)
+    check_tunnels(configuration)
     _check_sources(configuration)
 
 

@@ -12,6 +12,7 @@ from flowtap import Gate
 from flowtap.config import read_secret
 from flowtap.control import PortError
 from flowtap.control.authorize import may_change
+from flowtap.delivery.connection import load_connection
 from flowtap.delivery.credentials import read_tunnel_secrets
 from flowtap.delivery.guard import GuardPlan
 from flowtap.delivery.strongswan import StrongSwanTunnel
@@ -27,9 +28,10 @@ if TYPE_CHECKING:
     from flowtap.config.tunnels import TunnelSection
     from flowtap.control import Principal
     from flowtap.delivery.associations import ChildAssociation, IkeAssociation
+    from flowtap.delivery.credentials import TunnelSecrets
     from flowtap.delivery.tunnel import TunnelStatus
 
-__all__ = ["Tunnels", "spool_key"]
+__all__ = ["Tunnels", "check_tunnels", "spool_key"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -74,6 +76,22 @@ def _place(name: str, sections: Mapping[str, TunnelSection]) -> int | None:
     return same.index(name) if len(same) > 1 else None
 
 
+def check_tunnels(configuration: LoadedConfiguration) -> tuple[GuardPlan, dict[str, TunnelSecrets]]:
+    """What all tunnels need, without anything being started.
+
+    Returns:
+        What the guard closes, and what this side of each tunnel proves itself with.
+
+    Raises:
+        ConfigurationError: A secret cannot be read, or strongSwan could not be told of a tunnel.
+    """
+    sections = configuration.values.tunnel
+    secrets = {name: read_tunnel_secrets(configuration, name) for name in sections}
+    for name, section in sections.items():
+        load_connection(name, section, secrets[name])
+    return GuardPlan.of(configuration.values), secrets
+
+
 class Tunnels:
     """All tunnels of a configuration; a gate is shut until its tunnel is up and the guard is sound.
 
@@ -83,7 +101,7 @@ class Tunnels:
         configuration: Names them and their secrets.
 
     Raises:
-        ConfigurationError: A secret cannot be read.
+        ConfigurationError: One of them cannot be.
         DataPlaneError: The guard's process does not start.
     """
 
@@ -98,8 +116,7 @@ class Tunnels:
         """What is called when a tunnel has come up or gone down."""
         self.local_networks = [each for section in self.sections.values() for each in section.local_networks]
         self._spool = configuration.values.spool
-        self._plan = GuardPlan.of(configuration.values)
-        secrets = {name: read_tunnel_secrets(configuration, name) for name in self.sections}
+        self._plan, secrets = check_tunnels(configuration)
         self._guard: Guard | None = None
         self._tunnels: list[StrongSwanTunnel] = []
         if self.sections:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from flowtap.cli.main import run
 from flowtap.config import load
 from flowtap.control import PERMISSION_CHANGE, PERMISSION_TASK, PERMISSION_VIEW, PortError, Principal, Refused
 from flowtap.errors import ConfigurationError
@@ -19,6 +20,14 @@ interfaces = ["eth0"]
 [dtcp.ssh]
 host_key_file = "id"
 """
+TUNNEL = """
+[tunnel.ttp]
+local_gateway = "192.0.2.1"
+remote_gateway = "192.0.2.2"
+local_networks = ["192.0.2.3"]
+remote_networks = ["2.2.2.0/27"]
+pre_shared_key_file = "psk"
+"""
 
 
 @pytest.fixture
@@ -26,6 +35,9 @@ def path(tmp_path: Path) -> Path:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "id")], check=True)
     path = tmp_path / "flowtap.toml"
     path.write_text(TEXT)
+    secret = tmp_path / "psk"
+    secret.write_text("secret")
+    secret.chmod(0o600)
     return path
 
 
@@ -55,12 +67,27 @@ def test_without_tunnels_a_reload_may_change_where_copies_would_wait(path: Path)
     tunnels = Tunnels(load(path))
     path.write_text(TEXT + '[spool]\ndirectory = "elsewhere"\n')
     tunnels.refuse_changes(load(path))
-    path.with_name("psk").write_text("secret")
-    path.with_name("psk").chmod(0o600)
-    path.write_text(
-        TEXT
-        + '[tunnel.ttp]\nlocal_gateway = "192.0.2.1"\nremote_gateway = "192.0.2.2"\n'
-        + 'local_networks = ["192.0.2.3"]\nremote_networks = ["2.2.2.0/27"]\npre_shared_key_file = "psk"\n'
-    )
+    path.write_text(TEXT + TUNNEL)
     with pytest.raises(ConfigurationError, match=r"\[tunnel\] has changed"):
         tunnels.refuse_changes(load(path))
+
+
+@pytest.mark.parametrize(
+    ("tunnel", "said"),
+    [
+        (TUNNEL, ""),
+        (TUNNEL.replace("ttp", "up"), "tunnel.up: a name of at most 200 octets, other than 'up'"),
+        (TUNNEL + 'esp_proposals = ["aes256gcm16-modp1"]\n', "tunnel.ttp.esp_proposals: "),
+        (
+            TUNNEL.replace("2.2.2.0/27", '", "'.join(f"2.2.{at}.0/24" for at in range(65)))
+            + "ike_version = 1\nlegacy = true\n",
+            "tunnel.ttp.remote_networks: IKEv1 negotiates 65 pairs",
+        ),
+    ],
+)
+def test_config_check_finds_what_strongswan_could_not_be_told(
+    path: Path, capsys: pytest.CaptureFixture[str], tunnel: str, said: str
+) -> None:
+    path.write_text(TEXT + tunnel)
+    assert run(["config", "check", str(path)]) == (3 if said else 0)
+    assert said in capsys.readouterr().err
