@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
 
+from flowtap._flowtap import host_addresses
 from flowtap.cli.console import CommandError, Exit, fail, interrupts, print_json, say
 from flowtap.cli.local import ask, configuration_option, socket_of, socket_option
-from flowtap.diagnosis.addresses import first_inside, host_addresses
+from flowtap.diagnosis.addresses import first_inside
 from flowtap.diagnosis.echo import DATA_OCTETS, EchoError, Reply, open_echo
 
 if TYPE_CHECKING:

@@ -9,12 +9,11 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flowtap._flowtap import rights_held
+from flowtap._flowtap import host_addresses, rights_held
 from flowtap.config.schema import endpoint
 from flowtap.config.tunnels import tunnel_to
 from flowtap.delivery.guard import GuardPlan
 from flowtap.diagnosis import clock, files, firewall, kernel, network, probes, running, strongswan
-from flowtap.diagnosis.addresses import host_addresses
 from flowtap.diagnosis.finding import Finding, Unknown, unknown
 from flowtap.diagnosis.firewall import Opening
 from flowtap.errors import ConfigurationError

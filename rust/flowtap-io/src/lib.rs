@@ -5,6 +5,7 @@
 pub mod broker;
 pub mod export;
 pub mod files;
+pub mod local;
 pub mod packet;
 pub mod prefilter;
 pub mod receive;

@@ -5,7 +5,6 @@ mod exclusion;
 mod filters;
 mod life;
 mod live;
-mod local;
 mod output;
 mod play;
 mod station;

@@ -1,5 +1,8 @@
 //! The network interfaces of this host.
 
+use std::net::IpAddr;
+
+use flowtap_io::local;
 use flowtap_io::packet::Interface;
 use pyo3::prelude::*;
 
@@ -16,6 +19,13 @@ pub(crate) fn interfaces(py: Python<'_>) -> PyResult<Vec<(String, bool)>> {
         .into_iter()
         .map(|each| (each.name, each.is_up))
         .collect())
+}
+
+/// Every address of this host, in this network namespace.
+#[pyfunction]
+pub(crate) fn host_addresses(py: Python<'_>) -> PyResult<Vec<IpAddr>> {
+    py.detach(local::host_addresses)
+        .map_err(|error| errors::data_plane(&format!("the addresses of this host: {error}")))
 }
 
 /// How the frames of an interface begin when it is captured.

@@ -36,7 +36,7 @@ mod _flowtap {
         engine::{BpfProgram, Engine},
         explain::{Explanation, explain},
         gate::Gate,
-        interfaces::{interface_link_type, interfaces},
+        interfaces::{host_addresses, interface_link_type, interfaces},
         link_type::{LinkType, capture_link_type},
         receiver::Receiver,
         replay::{Replay, ReplayReport},

@@ -6,9 +6,9 @@ use flowtap_core::own::{OwnTraffic, Unproven, prove};
 use flowtap_core::table::FilterTable;
 
 use super::live::LiveOptions;
-use super::local::local_addresses;
 use super::{PlayOptions, Tap, TapError};
 use crate::export::source_of;
+use crate::local::local_addresses;
 
 impl From<Unproven> for TapError {
     fn from(error: Unproven) -> Self {

@@ -7,7 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::live::Live;
-use super::local::local_addresses;
+use crate::local::local_addresses;
 use crate::packet::{Change, InterfaceEvent, InterfaceWatch, PacketError, Waker};
 
 /// How often the addresses of this host are asked for, beside whenever the kernel says that one has changed.

@@ -15,12 +15,12 @@ use flowtap_core::local::LocalAddresses;
 use flowtap_core::own::{OwnEndpoint, OwnTraffic, OwnTunnel};
 
 use super::filters::Filters;
-use super::local::local_addresses;
 use super::output::{Output, OutputOptions};
 use super::station::Station;
 use super::{Shared, Stop, TapError, WorkerStats};
 use crate::broker::Broker;
 use crate::export::ExportOptions;
+use crate::local::local_addresses;
 use crate::packet::{
     Capture, CaptureOptions, Directions, FanoutGroup, FanoutMode, OnWire, PacketError, RingFrame,
     RingOptions, StatisticsReader, Timestamps, Waker,
