@@ -15,10 +15,11 @@ from typing import Any
 
 from daemon import write_configuration
 from net import PYTHON, Net, show, until
+from tasking import SERVER_PORT, add, numbers
 from topology import INTERNET, MD, OPERATOR_SIDE, TAP, Ipsec, Profile
 
 SUBJECT, SUBJECT_ROUTER = "192.0.2.77", "192.0.2.1"
-SERVER_PORT, COPIES_PORT, SSH_PORT = 9000, 30_000, 32_001
+COPIES_PORT, SSH_PORT = 30_000, 32_001
 
 SINK = """
 import socket
@@ -34,24 +35,6 @@ while True:
 def toml(value: Any) -> str:
     """A value as TOML has it."""
     return json.dumps(value)
-
-
-def add(*lines: str, port: int = COPIES_PORT, source: str = TAP, cdest: str = "md1") -> str:
-    """An ADD whose copies go to the mediation device."""
-    return "\n".join(
-        [
-            "ADD DTCP/0.8",
-            f"Cdest-ID: {cdest}",
-            "Flags: STATIC",
-            f"X-JTap-Cdest-Dest-Address: {MD}",
-            f"X-JTap-Cdest-Dest-Port: {port}",
-            f"X-JTap-Cdest-Source-Address: {source}",
-            "X-JTap-Cdest-Source-Port: 50000",
-            *lines,
-            "",
-            "",
-        ]
-    )
 
 
 class Tapped:
@@ -152,10 +135,10 @@ class Tapped:
             *words,
         )
 
-    def add(self, *lines: str, **changes: Any) -> None:
+    def add(self, *lines: str, source: str = TAP, port: int = COPIES_PORT, cdest: str = "md1") -> None:
         """Adds one criterion."""
         criteria = self.directory / "criteria"
-        criteria.write_text(add(*lines, **changes))
+        criteria.write_text(add(*lines, to=(MD, port), source=source, cdest=cdest))
         self.dtcp("add", str(criteria))
 
     def mediate(self) -> None:
@@ -207,14 +190,3 @@ class Tapped:
             for path in sorted((self.directory / "received").glob("*.pcapng"))
             for number in numbers(path)
         ]
-
-
-def numbers(path: Path) -> list[int]:
-    """The numbers of a subject's datagrams in a capture."""
-    done = subprocess.run(
-        ["tshark", "-r", str(path), "-T", "fields", "-e", "data.data", "-d", f"udp.port=={SERVER_PORT},data"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [int(line[:8], 16) for line in done.stdout.splitlines()]

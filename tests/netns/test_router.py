@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tasking
 from daemon import write_configuration
 from net import PYTHON, Net, show, udp_packet, until
 
@@ -60,20 +61,7 @@ class Router:
 
 
 def add(*lines: str, source: str = FOREIGN, port: int = PORT, cdest: str = "md1") -> str:
-    return "\n".join(
-        [
-            "ADD DTCP/0.8",
-            f"Cdest-ID: {cdest}",
-            "Flags: STATIC",
-            f"X-JTap-Cdest-Dest-Address: {DEVICE}",
-            f"X-JTap-Cdest-Dest-Port: {port}",
-            f"X-JTap-Cdest-Source-Address: {source}",
-            "X-JTap-Cdest-Source-Port: 50000",
-            *lines,
-            "",
-            "",
-        ]
-    )
+    return tasking.add(*lines, to=(DEVICE, port), source=source, cdest=cdest)
 
 
 def make(net: Net, directory: Path, element: str) -> Router:
@@ -128,18 +116,6 @@ def net() -> Iterator[Net]:
         yield made
 
 
-def numbers(directory: Path, port: int) -> list[int]:
-    """The numbers of the datagrams that arrived, in their order."""
-    (path,) = (directory / "received").glob(f"*_{port}.pcapng")
-    done = subprocess.run(
-        ["tshark", "-r", str(path), "-T", "fields", "-e", "data.data", "-d", "udp.port==9000,data"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return [int(line[:8], 16) for line in done.stdout.splitlines()]
-
-
 def test_every_flow_is_copied_once(net: Net, tmp_path: Path) -> None:
     """Through the router, in and out of one interface, and inside labels, tags and sessions."""
     router = make(net, tmp_path, 'interfaces = ["eth0", "eth1"]\nworkers = 2')
@@ -165,7 +141,8 @@ def test_every_flow_is_copied_once(net: Net, tmp_path: Path) -> None:
     (stream,) = router.arrived()["streams"]
     assert (stream["source"], stream["source_port"]) == (FOREIGN, 50_000)
     assert stream["packets"] == 404
-    assert sorted(numbers(tmp_path, PORT)) == sorted([*range(200), *range(200), *[4096] * 4])
+    (file,) = (tmp_path / "received").glob(f"*_{PORT}.pcapng")
+    assert sorted(tasking.numbers(file)) == sorted([*range(200), *range(200), *[4096] * 4])
     # The process that the network reaches captures and sends without any right.
     status = Path(f"/proc/{_daemon(router.process.pid)}/status").read_text()
     assert "CapEff:\t0000000000000000" in status
