@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
 from flowtap.config.junos.proposals import GROUPS, esp_proposal, ike_proposal, is_weak
@@ -35,7 +36,7 @@ _READ_BY_ALL: Final = "$9$ is no encryption: whoever has seen the file knows the
 _CERTIFICATE: Final = ("certificate_file", "private_key_file", "authority_file")
 
 
-class _Policy:
+class _Policy(ABC):
     """What both kinds have in common."""
 
     kind: str
@@ -89,8 +90,9 @@ class _Policy:
             if any(map(is_weak, words)):
                 parts.put("legacy", True)
 
+    @abstractmethod
     def _check(self, parts: Parts, proposal: Node) -> None:
-        raise NotImplementedError
+        """Says what of a proposal cannot be."""
 
 
 class IpsecPolicy(_Policy):
