@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import signal
 import subprocess
@@ -15,6 +16,8 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.ipsec import ESP, SecurityAssociation
 from tapped import COPIES_PORT, SSH_PORT, SUBJECT, Tapped
 from topology import MD, OPERATOR_GATEWAY, REMOTE_GATEWAY, TAP, Ipsec, Profile, ipsec, needs_root
+
+from flowtap.service.auditlog import read_audit_log
 
 pytestmark = needs_root()
 __all__ = ["ipsec"]
@@ -383,6 +386,9 @@ def test_an_operator_takes_the_tunnel_down_and_up(tapped: Tapped) -> None:
     tapped.until_tunnel("up")
     tapped.until_delivered()
     assert tapped.arrived() == list(range(20))
+    records = [json.loads(row.text) for row in read_audit_log(tapped.directory / "flowtap.db")]
+    acts = [dict(each["detail"])["act"] for each in records if each["event"] == "tunnel"]
+    assert acts == ["rekey", "rekey ike", "down", "rekey", "up"]
 
 
 def test_copies_on_disk_outlive_the_tap(ipsec: Ipsec, tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ __all__ = [
     "started",
     "stopped",
     "times",
+    "tunnel",
 ]
 
 METHODS: Final = {
@@ -129,6 +130,11 @@ def _refused(
 def reset(csource_id: str, login: str, when: datetime) -> AuditRecord:
     """The sequence numbers of a control source were forgotten."""
     return AuditRecord(when, "reset", login, csource_id, None)
+
+
+def tunnel(name: str, act: str, login: str, when: datetime) -> AuditRecord:
+    """A tunnel is taken down, brought up, or given new keys."""
+    return AuditRecord(when, "tunnel", login, "", None, (("tunnel", name), ("act", act)))
 
 
 def restarted(csource_id: str, when: datetime, *detail: tuple[str, str]) -> AuditRecord:

@@ -401,13 +401,46 @@ class ControlPlane:
             authorize.may_change(principal)
             if csource_id not in self._policy.control_sources:
                 raise Refused(Status.UNKNOWN_CONTROL_SOURCE, f"there is no control source {csource_id}")
-            try:
-                with self._store.transaction() as transaction:
-                    transaction.sequence(csource_id, None)
-                    transaction.audit(records.reset(csource_id, principal.login, now.wall))
-            except PortError:
-                info = "the journal could not be written; nothing was changed"
-                raise Refused(Status.SERVER_INTERNAL_ERROR, info) from None
+            self._record(records.reset(csource_id, principal.login, now.wall), sequence_of=csource_id)
+
+    def change_tunnel(
+        self, principal: Principal, name: str, act: str, now: Now, *, tunnels: Collection[str]
+    ) -> None:
+        """Records what is about to be done to a tunnel.
+
+        One is taken down also where nothing can be recorded: that stops copies, and the record follows.
+
+        Args:
+            principal: Who does it.
+            name: The tunnel's.
+            act: ``up``, ``down``, ``rekey`` or ``rekey ike``.
+            now: The moment.
+            tunnels: Those that there are.
+
+        Raises:
+            Refused: The login may not, there is no such tunnel, or the journal could not be written.
+        """
+        with self._act(principal, f"tunnel {act}", name, now):
+            authorize.may_change(principal)
+            if name not in tunnels:
+                info = f"there is no tunnel {name!r}; there are: {', '.join(tunnels) or 'none'}"
+                raise Refused(Status.BAD_REQUEST, info)
+            record = records.tunnel(name, act, principal.login, now.wall)
+            if act == "down":
+                self._effects.end(audit=[record])
+            else:
+                self._record(record)
+
+    def _record(self, record: AuditRecord, sequence_of: str | None = None) -> None:
+        """Writes down what is about to be done."""
+        try:
+            with self._store.transaction() as transaction:
+                if sequence_of is not None:
+                    transaction.sequence(sequence_of, None)
+                transaction.audit(record)
+        except PortError:
+            info = "the journal could not be written; nothing was changed"
+            raise Refused(Status.SERVER_INTERNAL_ERROR, info) from None
 
     def apply_policy(self, policy: Policy, now: Now) -> list[Intercept]:
         """Rules from now on; what would be refused today ends.

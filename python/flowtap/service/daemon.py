@@ -238,7 +238,7 @@ class Daemon:
         self._tap.exclude(_own(self._ssh.addresses, [*self._udp.addresses, *self._notifier.open()]))
         self._tap.exclude_tunnels(tunnels.own())
         tunnels.on_change = self._ssh.ways_changed
-        views = Views(self._control, self._tasking, data_plane, sequences)
+        views = Views(self._control, self._tasking, data_plane, sequences, tunnels)
         self._show = ShowService(
             configuration.locate(values.show.socket),
             logins,
@@ -256,7 +256,7 @@ class Daemon:
                 "reject": views.reject,
                 "clear criteria": views.clear_criteria,
                 "clear sequence-number": views.clear_sequence,
-                "tunnel": tunnels.act,
+                "tunnel": views.change_tunnel,
             },
         )
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Final
 from flowtap import Gate
 from flowtap.config import read_secret
 from flowtap.control import PortError
-from flowtap.control.authorize import may_change
 from flowtap.delivery.connection import load_connection
 from flowtap.delivery.credentials import read_tunnel_secrets
 from flowtap.delivery.guard import GuardPlan
@@ -26,12 +25,11 @@ if TYPE_CHECKING:
 
     from flowtap.config import Configuration, LoadedConfiguration
     from flowtap.config.tunnels import TunnelSection
-    from flowtap.control import Principal
     from flowtap.delivery.associations import ChildAssociation, IkeAssociation
     from flowtap.delivery.credentials import TunnelSecrets
     from flowtap.delivery.tunnel import TunnelStatus
 
-__all__ = ["Tunnels", "check_tunnels", "spool_key"]
+__all__ = ["ACTS", "Tunnels", "check_tunnels", "spool_key"]
 
 _LOG = logging.getLogger(__name__)
 
@@ -201,24 +199,19 @@ class Tunnels:
         """One word: ``running``, ``ended``, or ``none`` where there is no tunnel."""
         return "none" if self._guard is None else self._guard.state
 
-    async def act(self, principal: Principal, argument: object) -> dict[str, Any]:
+    async def act(self, name: str, act: str) -> None:
         """Takes a tunnel down, brings it up, or gives it new keys.
 
+        Args:
+            name: The tunnel's.
+            act: One of `ACTS`.
+
         Raises:
-            Refused: The login may not change the tap.
-            TypeError: The argument says something else.
-            PortError: There is no such tunnel, or strongSwan has not done it.
+            PortError: strongSwan has not done it.
         """
-        may_change(principal)
-        if not isinstance(argument, dict) or argument.get("do") not in ACTS:
-            raise TypeError(f"the name of a tunnel, and to do one of {', '.join(ACTS)}, is right")
-        found = next((each for each in self._tunnels if each.name == argument.get("name")), None)
-        if found is None:
-            names = ", ".join(self.sections) or "none"
-            raise PortError(f"there is no such tunnel; there are: {names}")
-        _LOG.warning("tunnel %s: %s, by %s", found.name, argument["do"], principal.login)
+        found = next(each for each in self._tunnels if each.name == name)
         try:
-            match argument["do"]:
+            match act:
                 case "up":
                     await found.up()
                 case "down":
@@ -228,8 +221,7 @@ class Tunnels:
                 case _:
                     await found.rekey("ike")
         except TunnelError as error:
-            raise PortError(f"tunnel {found.name}: {error}") from None
-        return {"tunnel": found.name}
+            raise PortError(f"tunnel {name}: {error}") from None
 
     def values(self) -> list[dict[str, Any]]:
         """What `show` says of them."""

@@ -6,6 +6,8 @@ not a filter, not an order, not where an ADD came from.
 
 from __future__ import annotations
 
+import logging
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from flowtap.control import (
@@ -19,6 +21,7 @@ from flowtap.control import lifetime as lifetimes
 from flowtap.control.authorize import FILTER_NAMES
 from flowtap.dtcp import Status
 from flowtap.service import clock
+from flowtap.service.tunnels import ACTS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -28,9 +31,11 @@ if TYPE_CHECKING:
     from flowtap.service.dataplane import TapDataPlane
     from flowtap.service.sequences import SequenceState
     from flowtap.service.tasking import TaskingLoop
+    from flowtap.service.tunnels import Tunnels
 
 __all__ = ["Views", "may_view", "stats_value"]
 
+_LOG = logging.getLogger(__name__)
 
 EXPORT_COLUMNS: Final = (
     "refused",
@@ -100,6 +105,7 @@ class Views:
         tasking: Knows that thread, and the accounts of the control sources.
         data_plane: Knows the accounts of the tap.
         sequences: Knows the sequence numbers.
+        tunnels: Those of the tap.
     """
 
     def __init__(
@@ -108,11 +114,13 @@ class Views:
         tasking: TaskingLoop,
         data_plane: TapDataPlane,
         sequences: SequenceState,
+        tunnels: Tunnels,
     ) -> None:
         self._control = control
         self._tasking = tasking
         self._data_plane = data_plane
         self._sequences = sequences
+        self._tunnels = tunnels
 
     async def stats(self, principal: Principal) -> dict[str, Any]:
         """The account of the tap.
@@ -270,6 +278,24 @@ class Views:
         await self._tasking.act(self._control.reset_sequence, principal, csource_id, clock.now())
         self._sequences.forget(csource_id)
         return {"control_source": csource_id}
+
+    async def change_tunnel(self, principal: Principal, argument: object) -> dict[str, Any]:
+        """Takes a tunnel down, brings it up, or gives it new keys.
+
+        Raises:
+            Refused: See `ControlPlane.change_tunnel`.
+            PortError: strongSwan has not done it.
+            TypeError: The argument says something else.
+        """
+        name = argument.get("name") if isinstance(argument, dict) else None
+        act = argument.get("do") if isinstance(argument, dict) else None
+        if not isinstance(name, str) or act not in ACTS:
+            raise TypeError
+        change = partial(self._control.change_tunnel, tunnels=list(self._tunnels.sections))
+        await self._tasking.act(change, principal, name, act, clock.now())
+        _LOG.warning("tunnel %s: %s, by %s", name, act, principal.login)
+        await self._tunnels.act(name, act)
+        return {"tunnel": name}
 
 
 def _ids(argument: object) -> list[int]:

@@ -1,16 +1,14 @@
-"""Who may do what with tunnels over the local socket."""
+"""The tunnels of a configuration, before anything of them runs."""
 
 from __future__ import annotations
 
 import subprocess
-from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
 
 from flowtap.cli.main import run
 from flowtap.config import load
-from flowtap.control import PERMISSION_CHANGE, PERMISSION_TASK, PERMISSION_VIEW, PortError, Principal, Refused
 from flowtap.errors import ConfigurationError
 from flowtap.service.tunnels import Tunnels
 
@@ -39,28 +37,6 @@ def path(tmp_path: Path) -> Path:
     secret.write_text("secret")
     secret.chmod(0o600)
     return path
-
-
-def principal(*permissions: str) -> Principal:
-    return Principal("operator", frozenset(permissions), ip_address("127.0.0.1"))
-
-
-@pytest.mark.asyncio
-async def test_whoever_may_only_look_or_task_changes_no_tunnel(path: Path) -> None:
-    tunnels = Tunnels(load(path))
-    for permissions in ((), (PERMISSION_VIEW,), (PERMISSION_VIEW, PERMISSION_TASK)):
-        for do in ("up", "down", "rekey", "rekey ike"):
-            with pytest.raises(Refused):
-                await tunnels.act(principal(*permissions), {"name": "ttp", "do": do})
-    with pytest.raises(PortError, match="there are: none"):
-        await tunnels.act(principal(PERMISSION_CHANGE), {"name": "ttp", "do": "down"})
-
-
-@pytest.mark.asyncio
-@pytest.mark.parametrize("argument", [None, "ttp", [], {}, {"name": "ttp", "do": "unload"}, {"do": ["up"]}])
-async def test_what_cannot_be_done_is_said(path: Path, argument: object) -> None:
-    with pytest.raises(TypeError, match="up, down, rekey, rekey ike"):
-        await Tunnels(load(path)).act(principal(PERMISSION_CHANGE), argument)
 
 
 def test_without_tunnels_a_reload_may_change_where_copies_would_wait(path: Path) -> None:
