@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 from net import PYTHON, show, until
 from tapped import SSH_PORT, SUBJECT, Tapped
-from topology import TAP, Ipsec, ipsec, needs_root
+from topology import PASSWORD, TAP, Ipsec, ipsec, needs_root
 
 pytestmark = [*needs_root(), pytest.mark.timeout(120)]
 __all__ = ["ipsec"]
@@ -177,6 +177,10 @@ source_address = "100.100.100.101"
     assert "nothing of it: [tunnel] has changed" in reload(
         text.replace("dead_peer_s = 4", "dead_peer_s = 9") + copies
     )
+    secret = tapped.ipsec.directory / "password"
+    secret.write_text("another")
+    assert "nothing of it: a secret or a certificate of [tunnel] has changed" in reload(text + copies)
+    secret.write_text(PASSWORD)
     assert "nothing of it: [spool] has changed" in reload(
         text + copies + '[spool]\ndirectory = "elsewhere"\n'
     )

@@ -114,7 +114,7 @@ class Tunnels:
         """What is called when a tunnel has come up or gone down."""
         self.local_networks = [each for section in self.sections.values() for each in section.local_networks]
         self._spool = configuration.values.spool
-        self._plan, secrets = check_tunnels(configuration)
+        self._plan, self._secrets = check_tunnels(configuration)
         self._guard: Guard | None = None
         self._tunnels: list[StrongSwanTunnel] = []
         if self.sections:
@@ -123,7 +123,7 @@ class Tunnels:
                 StrongSwanTunnel(
                     name,
                     section,
-                    secrets=secrets[name],
+                    secrets=self._secrets[name],
                     gate=self.gates[name],
                     guard=guard,
                     on_change=self._changed,
@@ -133,16 +133,19 @@ class Tunnels:
             ]
 
     def refuse_changes(self, configuration: LoadedConfiguration) -> None:
-        """Refuses a configuration with other tunnels, or with another place where copies wait.
+        """Refuses a configuration with other tunnels or secrets, or with another place where copies wait.
 
         Raises:
-            ConfigurationError: It needs a restart.
+            ConfigurationError: It needs a restart, or a secret cannot be read.
         """
         values = configuration.values
         if values.tunnel != self.sections:
             raise ConfigurationError("[tunnel] has changed, which takes a restart", key="tunnel")
         if not self.sections:
             return
+        if check_tunnels(configuration)[1] != self._secrets:
+            message = "a secret or a certificate of [tunnel] has changed, which takes a restart"
+            raise ConfigurationError(message, key="tunnel")
         if values.spool != self._spool:
             raise ConfigurationError("[spool] has changed, which takes a restart", key="spool")
         if self.spool_directory is None and _spool_directory(configuration) is not None:
