@@ -131,7 +131,8 @@ impl Way {
             round: Mutex::new(Round {
                 spools: VecDeque::new(),
                 each,
-                burst: burst.clamp(1, BURST_MAX),
+                // With one alone the time between two looks would be lost each time.
+                burst: burst.clamp(2, BURST_MAX),
                 allowed: 0,
                 counted: Instant::now(),
                 piece: Vec::new(),
