@@ -18,7 +18,7 @@ from flowtap.service.usage import read_usage
 
 pytestmark = pytest.mark.interop
 
-BUDGET = 400
+BUDGET = 1_500
 SOURCE = f'files = ["{CAPTURE}"]\npace = 1500\nloop = true'
 ADD = (
     "ADD DTCP/0.7\nCdest-ID: cd1\nX-JTap-Cdest-Dest-Address: 127.0.0.1\nX-JTap-Cdest-Dest-Port: {port}\n"
@@ -80,7 +80,8 @@ def test_a_budget_of_packets_over_many_kills(tmp_path: Path) -> None:
             seen.append(usage.counts[1].packets)
             tap = start(tmp_path)
         deadline = time.monotonic() + 20
-        while running(tap) > 1:
+        # The other one's count misses what a run that was killed had not written down yet.
+        while running(tap) > 1 or read_usage(usage_file).counts[2].packets <= BUDGET:
             assert time.monotonic() < deadline
             time.sleep(0.05)
         end(tap)
@@ -89,7 +90,8 @@ def test_a_budget_of_packets_over_many_kills(tmp_path: Path) -> None:
     assert seen == sorted(seen)
     assert len(set(seen)) > 1
     usage = read_usage(usage_file)
-    assert usage.counts[1].packets == BUDGET
+    # A run that began with nothing left of it has no record of it.
+    assert (usage.counts[1].packets if 1 in usage.counts else seen[-1]) == BUDGET
     # Copies that waited for their turn when the tap was killed were counted, and never came.
     assert BUDGET // 2 < total <= BUDGET
     assert re.search(r"criteria 1 of md ended: .*packets", tap.log), tap.log
