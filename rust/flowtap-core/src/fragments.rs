@@ -303,13 +303,17 @@ impl FragmentMemory {
         forgotten
     }
 
+    /// Whether [`Self::overdue`] has something to do.
+    pub fn is_overdue(&self, now_ns: u64) -> bool {
+        let is_past = |oldest: &Arrival| self.is_past(oldest.since_ns, now_ns);
+        self.is_waiting() && self.order.front().is_some_and(is_past)
+    }
+
     /// Forgets what is too old as long as frames wait, and returns those that waited in vain, each with the time at which
     /// its own was up.
     pub fn overdue(&mut self, now_ns: u64) -> Vec<(HeldFrame, u64)> {
         let mut overdue = Vec::new();
-        while self.is_waiting()
-            && let Some(oldest) = self.order.front()
-            && self.is_past(oldest.since_ns, now_ns)
+        while self.is_overdue(now_ns)
             && let Some(oldest) = self.order.pop_front()
         {
             let due_ns = oldest.since_ns.saturating_add(self.limits.timeout_ns);

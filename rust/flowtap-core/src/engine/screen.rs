@@ -89,6 +89,12 @@ impl Engine {
         })
     }
 
+    /// Whether held fragments are decided by [`Engine::count_screened`] of such a count, so that the sink has them somewhere
+    /// among its frames.
+    pub fn decides_among(&self, count: &ScreenedCount) -> bool {
+        self.is_unusual && self.fragments.is_overdue(count.latest_ns)
+    }
+
     /// Counts frames that came next and were [`Screened::Undecodable`] or [`Screened::Missed`].
     pub fn count_screened(
         &mut self,

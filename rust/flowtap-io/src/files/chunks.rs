@@ -8,6 +8,7 @@
 
 use std::fs::{self, File};
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 use flowtap_core::frame::Frame;
@@ -227,9 +228,20 @@ impl ChunkedFile {
 
     /// The frames of the records that a walk has found.
     pub(crate) fn frames<'a>(&'a self, chunk: &'a Chunk) -> impl Iterator<Item = (u32, Frame<'a>)> {
+        self.frames_of(chunk, 0..u32::MAX)
+    }
+
+    /// Those of the records that begin in this range.
+    pub(crate) fn frames_of<'a>(
+        &'a self,
+        chunk: &'a Chunk,
+        range: Range<u32>,
+    ) -> impl Iterator<Item = (u32, Frame<'a>)> {
         let there = chunk.there();
-        chunk
-            .records
+        let place = |at| chunk.records.partition_point(|&record| record < at);
+        let records = chunk.records.get(place(range.start)..place(range.end));
+        records
+            .unwrap_or_default()
             .iter()
             .filter_map(move |&record| Some((record, self.frame_at(there, record)?)))
     }

@@ -261,6 +261,54 @@ fn an_output_that_is_full_ends_every_pass_at_the_same_frame() {
 }
 
 #[test]
+fn an_output_that_takes_no_more_ends_every_pass_at_the_same_frame_even_one_that_matches_nothing() {
+    let folder = Folder::new();
+    let packet = |source, later_ms, content| Packet {
+        source,
+        destination: 2,
+        port: 3,
+        later_ms,
+        content,
+    };
+    let later = Content::Fragment {
+        identification: 1,
+        is_first: false,
+    };
+    let datagram = || Content::Datagram { octets: 8 };
+    let miss = || Content::Noise(vec![0; 40]);
+    // A fragment of one link type, which matches, waits for its first, on which a further criterion depends, while frames
+    // of another link type are written. Its time is up among frames that match nothing.
+    let first = [packet(2, 0, later)];
+    let mut second = vec![packet(2, 100, datagram())];
+    second.extend((0..30).map(|_| packet(1, 3000, miss())));
+    second.push(packet(2, 0, datagram()));
+    let is_raw = Shape {
+        is_ethernet: false,
+        ..PLAIN
+    };
+    let paths = [folder.path("first.pcap"), folder.path("second.pcap")];
+    fs::write(&paths[0], file(is_raw, &first)).unwrap();
+    fs::write(&paths[1], file(PLAIN, &second)).unwrap();
+    let options = ReplayOptions {
+        files: paths.to_vec(),
+        write: Some(folder.path("out.pcap")),
+        ..ReplayOptions::default()
+    };
+    let specials = [Special::Nothing; 3];
+    let one = outcome(table(&specials, 9), &options, 1, None);
+    let (message, _) = one.error.as_ref().unwrap();
+    assert!(message.contains("link type 101"), "{message}");
+    assert!((3..33).contains(&one.stats.frames), "{one:?}");
+    for chunk_octets in [100, 1000, 100_000] {
+        // Which chunks are sifted is a matter of chance.
+        for _ in 0..20 {
+            let many = outcome(table(&specials, 9), &options, 3, Some(chunk_octets));
+            assert_eq!(many, one, "{chunk_octets}");
+        }
+    }
+}
+
+#[test]
 fn copies_leave_in_the_order_of_the_file() {
     let receiver = UdpSocket::bind("127.0.0.1:0").unwrap();
     receiver

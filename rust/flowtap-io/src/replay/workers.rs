@@ -15,6 +15,7 @@ use std::thread;
 
 use flowtap_core::bpf::Program;
 use flowtap_core::engine::{Screen, Screened, ScreenedCount};
+use flowtap_core::frame::Frame;
 
 use super::turns::Turn;
 use super::{Pass, ReplayControl};
@@ -96,7 +97,18 @@ impl Sifted {
 }
 
 impl Pass<'_> {
-    fn count(&mut self, tally: &Tally) {
+    /// Takes the frames between two others, which are those of the chunk in this range.
+    fn take_tally(
+        &mut self,
+        file: &ChunkedFile,
+        chunk: &Chunk,
+        tally: &Tally,
+        range: Range<u32>,
+    ) -> Result<(), CaptureError> {
+        if self.engine.decides_among(&tally.count) {
+            // What is decided on the way may be what the output does not take, and the pass ends there and no later.
+            return self.take_each(file.frames_of(chunk, range));
+        }
         self.frames += tally.filtered_out + tally.count.frames;
         self.filtered_out += tally.filtered_out;
         if tally.count.frames > 0 {
@@ -105,11 +117,15 @@ impl Pass<'_> {
             let (batch, output) = (&mut self.batch, &mut self.output);
             self.engine.count_screened(&tally.count, batch, output);
         }
+        Ok(())
     }
 
-    /// Takes a chunk of which nothing has been said.
-    fn take_whole(&mut self, file: &ChunkedFile, chunk: &Chunk) -> Result<(), CaptureError> {
-        for (_, frame) in file.frames(chunk) {
+    /// Takes frames of which nothing has been said.
+    fn take_each<'a>(
+        &mut self,
+        frames: impl Iterator<Item = (u32, Frame<'a>)>,
+    ) -> Result<(), CaptureError> {
+        for (_, frame) in frames {
             self.frame(&frame);
             if let Some(error) = self.output.error.take() {
                 return Err(error);
@@ -125,8 +141,10 @@ impl Pass<'_> {
         chunk: &Chunk,
         sifted: &Sifted,
     ) -> Result<(), CaptureError> {
+        let mut from = 0;
         for candidate in &sifted.candidates {
-            self.count(&candidate.before);
+            self.take_tally(file, chunk, &candidate.before, from..candidate.record)?;
+            from = candidate.record.saturating_add(1);
             let Some(frame) = file.frame(chunk, candidate.record) else {
                 continue;
             };
@@ -137,8 +155,7 @@ impl Pass<'_> {
                 return Err(error);
             }
         }
-        self.count(&sifted.after);
-        Ok(())
+        self.take_tally(file, chunk, &sifted.after, from..u32::MAX)
     }
 }
 
@@ -236,7 +253,7 @@ impl Work<'_, '_> {
             Ok(())
         };
         let taken = met.and_then(|()| match sifted {
-            None => ordered.pass.take_whole(self.file, chunk),
+            None => ordered.pass.take_each(self.file.frames(chunk)),
             Some(sifted) => ordered.pass.take_sifted(self.file, chunk, sifted),
         });
         let read = self.read_before.saturating_add(ordered.read_octets);
