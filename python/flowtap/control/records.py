@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from flowtap.control.authorize import Refused
+    from flowtap.control.events import Restarted
     from flowtap.control.model import Intercept, Now, Principal
     from flowtap.dtcp.messages import ErrorResult, Request
 
@@ -19,6 +20,7 @@ __all__ = [
     "METHODS",
     "about",
     "act_refused",
+    "gap",
     "misread",
     "refusal",
     "reset",
@@ -140,3 +142,9 @@ def tunnel(name: str, act: str, login: str, when: datetime) -> AuditRecord:
 def restarted(csource_id: str, when: datetime, *detail: tuple[str, str]) -> AuditRecord:
     """A restart of the tap, as far as one control source is concerned."""
     return AuditRecord(when, "restart", "", csource_id, None, detail)
+
+
+def gap(restart: Restarted) -> AuditRecord:
+    """From when to when nothing was copied for a control source, as soon as that is over."""
+    silent = f"{restart.silent_from.isoformat()} to {restart.silent_to.isoformat()}"
+    return restarted(restart.csource_id, restart.silent_to, ("not copying", silent))

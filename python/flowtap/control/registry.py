@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from flowtap.control import authorize, journal, lifetime, listing, records
+from flowtap.control import authorize, enforcement, journal, lifetime, listing, records
 from flowtap.control.authorize import Refused
 from flowtap.control.bandwidth import BandwidthMeter, Congestion
 from flowtap.control.effects import Effects, End, internal
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from flowtap.control.events import Happening
     from flowtap.control.journal import JournalRow, Usage
     from flowtap.control.model import Intercept, Now, Policy, Principal
-    from flowtap.control.ports import DataPlane, Filters, Store
+    from flowtap.control.ports import DataPlane, Filters, Store, Transaction
     from flowtap.dtcp.messages import Request, Result
 
 __all__ = ["CRITERIA_ID_MAX", "ControlPlane", "Misread", "Tasked"]
@@ -401,7 +401,9 @@ class ControlPlane:
             authorize.may_change(principal)
             if csource_id not in self._policy.control_sources:
                 raise Refused(Status.UNKNOWN_CONTROL_SOURCE, f"there is no control source {csource_id}")
-            self._record(records.reset(csource_id, principal.login, now.wall), sequence_of=csource_id)
+            with self._durably() as transaction:
+                transaction.sequence(csource_id, None)
+                transaction.audit(records.reset(csource_id, principal.login, now.wall))
 
     def change_tunnel(
         self, principal: Principal, name: str, act: str, now: Now, *, tunnels: Collection[str]
@@ -429,15 +431,15 @@ class ControlPlane:
             if act == "down":
                 self._effects.end(audit=[record])
             else:
-                self._record(record)
+                with self._durably() as transaction:
+                    transaction.audit(record)
 
-    def _record(self, record: AuditRecord, sequence_of: str | None = None) -> None:
-        """Writes down what is about to be done."""
+    @contextmanager
+    def _durably(self) -> Iterator[Transaction]:
+        """A transaction without which nothing is done: what cannot be written is refused."""
         try:
             with self._store.transaction() as transaction:
-                if sequence_of is not None:
-                    transaction.sequence(sequence_of, None)
-                transaction.audit(record)
+                yield transaction
         except PortError:
             info = "the journal could not be written; nothing was changed"
             raise Refused(Status.SERVER_INTERNAL_ERROR, info) from None
@@ -453,37 +455,19 @@ class ControlPlane:
 
     def _enforce(self, now: Now) -> list[Intercept]:
         """Ends what the policy would refuse today; what cannot be ended now is tried again with time."""
-        policy = self._policy
-        refused: list[tuple[Intercept, str]] = []
-        narrower: list[Intercept] = []
-        wider: list[Intercept] = []
-        for intercept in self._running.by_id.values():
-            try:
-                source = authorize.standing(intercept, policy, self._filters)
-            except Refused as fault:
-                refused.append((intercept, f"no longer permitted: {fault.info}"))
-                continue
-            before, after = intercept.excluded, source.excluded
-            # What is excluded besides must not be copied any more, whatever becomes of the rest.
-            both = tuple(dict.fromkeys([*after, *before]))
-            is_more, is_less = len(both) > len(before), len(both) > len(after)
-            if is_more:
-                is_short = len(both) <= authorize.EXCLUDED_MAX
-                narrower.append(replace(intercept, excluded=both if is_less and is_short else after))
-            if is_less or (before != after and not is_more):
-                wider.append(replace(intercept, excluded=after))
-        if refused:
-            self._effects.stop([End.of(each, "", reason, now) for each, reason in refused])
+        due = enforcement.due(self._running.by_id.values(), self._policy, self._filters)
+        if due.refused:
+            self._effects.stop([End.of(each, "", reason, now) for each, reason in due.refused])
         detail = ("reason", "the list of exclusions has changed")
 
         def audit(changed: list[Intercept]) -> list[AuditRecord]:
             return [records.about("change", each, "", now.wall, detail) for each in changed]
 
-        is_done = not narrower or self._effects.narrow(narrower, audit(narrower), now)
-        if is_done and wider:
-            is_done = self._effects.change(wider, audit(wider), now) is None
-        ended = [each for each, _ in refused if each.criteria_id not in self._running]
-        self._is_enforced = is_done and len(ended) == len(refused)
+        is_done = not due.narrower or self._effects.narrow(due.narrower, audit(due.narrower), now)
+        if is_done and due.wider:
+            is_done = self._effects.change(due.wider, audit(due.wider), now) is None
+        ended = [each for each, _ in due.refused if each.criteria_id not in self._running]
+        self._is_enforced = is_done and len(ended) == len(due.refused)
         return ended
 
     # --- restarts -----------------------------------------------------------------------------
@@ -540,16 +524,8 @@ class ControlPlane:
         """
         told = [replace(each, silent_to=now.wall) for each in self._restarted]
         self._restarted = []
-        gaps = [
-            records.restarted(
-                each.csource_id,
-                now.wall,
-                ("not copying", f"{each.silent_from.isoformat()} to {each.silent_to.isoformat()}"),
-            )
-            for each in told
-        ]
-        if gaps:
-            self._effects.end(audit=gaps)
+        if told:
+            self._effects.end(audit=[records.gap(each) for each in told])
         return told
 
     # --- time ---------------------------------------------------------------------------------
