@@ -290,7 +290,7 @@ class Views:
         name = argument.get("name") if isinstance(argument, dict) else None
         act = argument.get("do") if isinstance(argument, dict) else None
         if not isinstance(name, str) or act not in ACTS:
-            raise TypeError
+            raise TypeError(f"the name of a tunnel, and to do one of {', '.join(ACTS)}, is right")
         change = partial(self._control.change_tunnel, tunnels=list(self._tunnels.sections))
         await self._tasking.act(change, principal, name, act, clock.now())
         _LOG.warning("tunnel %s: %s, by %s", name, act, principal.login)

@@ -553,15 +553,16 @@ def test_the_operator_forgets_sequence_numbers(scene: Scene, monkeypatch: pytest
 
 def test_what_is_done_to_tunnels_is_on_record_first(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
     for permissions in ((), (PERMISSION_VIEW,), (PERMISSION_VIEW, PERMISSION_TASK, PERMISSION_APPROVE)):
-        with pytest.raises(Refused, match="no permission to change"):
-            scene.control.change_tunnel(principal("md", *permissions), "ttp", "down", now(), tunnels=["ttp"])
+        for act in ("up", "down", "rekey", "rekey ike"):
+            with pytest.raises(Refused, match="no permission to change"):
+                scene.control.change_tunnel(principal("md", *permissions), "ttp", act, now(), tunnels=["ttp"])
     with pytest.raises(Refused, match="no tunnel 'other'; there are: ttp"):
         scene.control.change_tunnel(OPERATOR, "other", "up", now(), tunnels=["ttp"])
     with pytest.raises(Refused, match="there are: none"):
         scene.control.change_tunnel(OPERATOR, "ttp", "up", now(), tunnels=[])
     for act in ("down", "up", "rekey"):
         scene.control.change_tunnel(OPERATOR, "ttp", act, now(), tunnels=["ttp"])
-    refusals = [("refuse", "md", None)] * 3 + [("refuse", "operator", None)] * 2
+    refusals = [("refuse", "md", None)] * 12 + [("refuse", "operator", None)] * 2
     assert events(scene) == [*refusals, *[("tunnel", "operator", None)] * 3]
     details = [dict(json.loads(row.text)["detail"]) for row in scene.store.audit_rows()][-3:]
     assert details == [{"tunnel": "ttp", "act": act} for act in ("down", "up", "rekey")]
@@ -575,9 +576,9 @@ def test_what_is_done_to_tunnels_is_on_record_first(scene: Scene, monkeypatch: p
             scene.control.change_tunnel(OPERATOR, "ttp", "up", now(), tunnels=["ttp"])
         # Copies are stopped all the same.
         scene.control.change_tunnel(OPERATOR, "ttp", "down", now(), tunnels=["ttp"])
-    assert events(scene)[8:] == []
+    assert events(scene)[17:] == []
     scene.control.tick(now())
-    assert events(scene)[8:] == [("refuse", "operator", None), ("tunnel", "operator", None)]
+    assert events(scene)[17:] == [("refuse", "operator", None), ("tunnel", "operator", None)]
 
 
 def test_priorities_are_shown_where_they_say_something(scene: Scene) -> None:

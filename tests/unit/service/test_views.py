@@ -20,7 +20,7 @@ NOTHING = cast("Any", None)
 async def test_nothing_else_is_done_to_tunnels(argument: object) -> None:
     views = Views(NOTHING, NOTHING, NOTHING, NOTHING, NOTHING)
     principal = Principal("operator", frozenset({PERMISSION_CHANGE}), ip_address("127.0.0.1"))
-    with pytest.raises(TypeError):
+    with pytest.raises(TypeError, match="up, down, rekey, rekey ike"):
         await views.change_tunnel(principal, argument)
 
 
