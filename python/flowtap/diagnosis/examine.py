@@ -19,11 +19,13 @@ from flowtap.diagnosis.firewall import Opening
 from flowtap.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from flowtap.config import LoadedConfiguration
     from flowtap.config.tunnels import TunnelSection
     from flowtap.diagnosis.strongswan import StrongSwan
+
+    Address = IPv4Address | IPv6Address
 
 __all__ = ["Answers", "examine", "examine_host", "openings", "openings_before"]
 
@@ -58,13 +60,14 @@ def examine(configuration: LoadedConfiguration, answers: Answers, settings: Path
         answers: What the running tap has said.
         settings: ``strongswan.conf``.
     """
+    addresses = host_addresses()
     return [
         *_files(configuration),
         *examine_host(),
         *_rights(configuration, answers),
         *_interfaces(configuration),
-        *_tunnels(configuration, answers, settings),
-        *_destinations(configuration, answers),
+        *_tunnels(configuration, answers, settings, addresses),
+        *_destinations(configuration, answers, addresses),
         *_ports(configuration, answers),
     ]
 
@@ -103,7 +106,9 @@ def _interfaces(configuration: LoadedConfiguration) -> Iterator[Finding]:
 # --- tunnels ----------------------------------------------------------------------------------
 
 
-def _tunnels(configuration: LoadedConfiguration, answers: Answers, settings: Path) -> Iterator[Finding]:
+def _tunnels(
+    configuration: LoadedConfiguration, answers: Answers, settings: Path, addresses: Sequence[Address]
+) -> Iterator[Finding]:
     tunnels = configuration.values.tunnel
     if not tunnels:
         return
@@ -122,7 +127,6 @@ def _tunnels(configuration: LoadedConfiguration, answers: Answers, settings: Pat
     yield from strongswan.dead_peer(probes.strongswan_settings(settings), str(settings), tunnels)
     yield from _kernel(tunnels, next(iter(daemons.values())))
     yield from running.guard_rules(_guard_faults(configuration))
-    addresses = host_addresses()
     tapped = configuration.values.element.interfaces
     for name, section in tunnels.items():
         tunnel = answers.tunnel(name)
@@ -159,9 +163,10 @@ def _kernel(tunnels: Mapping[str, TunnelSection], found: StrongSwan | Unknown) -
     yield kernel.nftables(probes.ruleset(), needed=True)
 
 
-def _destinations(configuration: LoadedConfiguration, answers: Answers) -> Iterator[Finding]:
+def _destinations(
+    configuration: LoadedConfiguration, answers: Answers, addresses: Sequence[Address]
+) -> Iterator[Finding]:
     values = configuration.values
-    addresses = host_addresses()
     for name, section in values.content_destination.items():
         yield network.source(name, section, addresses)
         through = tunnel_to(values.tunnel, section.address)

@@ -74,6 +74,11 @@ def _place(name: str, sections: Mapping[str, TunnelSection]) -> int | None:
     return same.index(name) if len(same) > 1 else None
 
 
+def _secrets(configuration: LoadedConfiguration) -> dict[str, TunnelSecrets]:
+    """What this side of each tunnel proves itself with."""
+    return {name: read_tunnel_secrets(configuration, name) for name in configuration.values.tunnel}
+
+
 def check_tunnels(configuration: LoadedConfiguration) -> tuple[GuardPlan, dict[str, TunnelSecrets]]:
     """What all tunnels need, without anything being started.
 
@@ -83,9 +88,8 @@ def check_tunnels(configuration: LoadedConfiguration) -> tuple[GuardPlan, dict[s
     Raises:
         ConfigurationError: A secret cannot be read, or strongSwan could not be told of a tunnel.
     """
-    sections = configuration.values.tunnel
-    secrets = {name: read_tunnel_secrets(configuration, name) for name in sections}
-    for name, section in sections.items():
+    secrets = _secrets(configuration)
+    for name, section in configuration.values.tunnel.items():
         load_connection(name, section, secrets[name])
     return GuardPlan.of(configuration.values), secrets
 
@@ -143,7 +147,7 @@ class Tunnels:
             raise ConfigurationError("[tunnel] has changed, which takes a restart", key="tunnel")
         if not self.sections:
             return
-        if check_tunnels(configuration)[1] != self._secrets:
+        if _secrets(configuration) != self._secrets:
             message = "a secret or a certificate of [tunnel] has changed, which takes a restart"
             raise ConfigurationError(message, key="tunnel")
         if values.spool != self._spool:
