@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from daemon import ADD, CAPTURE, FOR_EVER, KEY, OWN_KEY, V7, Tap, end, running, start, write_configuration
+from net import counters
 
 from flowtap.cli.local import ask
 from flowtap.control import verify
@@ -308,12 +309,8 @@ def test_requests_and_answers_in_fragments(tmp_path: Path) -> None:
             listed = subprocess.run([*words, "--json", "list"], check=True, capture_output=True)
             (entry,) = json.loads(listed.stdout)["entries"]
             assert entry["source-address"] == many
-            counters = subprocess.run(
-                [*inside, "cat", "/proc/net/snmp"], check=True, capture_output=True, text=True
-            )
-            head, values = (line.split() for line in counters.stdout.splitlines() if line.startswith("Ip:"))
             # One request and one answer were put together out of several packets.
-            assert int(values[head.index("ReasmOKs")]) == 2
+            assert counters(namespace, "Ip")["ReasmOKs"] == 2
         finally:
             end(tap)
     finally:

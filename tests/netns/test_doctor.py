@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from local_socket import CHILD, IKE, TUNNEL, answering
 from net import AS_NOBODY, Net, until
+from sections import HOW_TO
 
 from flowtap.config import load
 from flowtap.service.logins import hash_password
@@ -53,14 +54,6 @@ tunnel = "ttp"
 host_key_file = "host_key"
 [dtcp.udp]
 listen = ["0.0.0.0"]
-[tunnel.ttp]
-local_gateway = "100.100.100.100"
-remote_gateway = "123.123.123.123"
-local_networks = ["100.100.100.101/32"]
-remote_networks = ["2.2.2.0/27"]
-pre_shared_key_file = "psk"
-interface = "ipsec0"
-vici_socket = "vici"
 """
 STATUS = {
     "name": "flowtap",
@@ -164,7 +157,9 @@ def host() -> Iterator[Host]:
         subprocess.run(
             ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(directory / "host_key")], check=True
         )
-        (directory / "flowtap.toml").write_text(CONFIGURATION)
+        (directory / "flowtap.toml").write_text(
+            CONFIGURATION + HOW_TO + 'interface = "ipsec0"\nvici_socket = "vici"\n'
+        )
         (directory / "hash").write_text(hash_password("right"))
         (directory / "psk").write_text("a secret")
         for name in ("hash", "psk"):

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from local_socket import TUNNEL, answering
-from net import AS_NOBODY, Net
+from net import AS_NOBODY, Net, counters
 
 pytestmark = [
     pytest.mark.netns,
@@ -70,10 +70,7 @@ class Scene:
 
     def echoes(self) -> int:
         """Echo requests that have left the operator's host."""
-        lines = self.net.run(self.operator, "cat", "/proc/net/snmp").splitlines()
-        named = [line.split()[1:] for line in lines if line.startswith("IcmpMsg:")]
-        # Before the first message there is no such line.
-        return int(dict(zip(*named, strict=True)).get("OutType8", 0)) if named else 0
+        return counters(self.operator, "IcmpMsg").get("OutType8", 0)
 
 
 @pytest.fixture

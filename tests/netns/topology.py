@@ -31,7 +31,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from net import Net, until
+from net import Net, counters, until
 
 OPERATOR_GATEWAY, TAP = "100.100.100.100", "100.100.100.101"
 REMOTE_GATEWAY, REMOTE_NETWORK, MD = "123.123.123.123", "2.2.2.0/27", "2.2.2.2"
@@ -401,9 +401,7 @@ class Ipsec:
         """
         found = {}
         for name, inside in (("operator", self.operator), ("gateway", self.gateway), ("md", self.md)):
-            lines = self.net.run(inside, "cat", "/proc/net/snmp").splitlines()
-            names, values = (line.split() for line in lines if line.startswith("Udp:"))
-            found[f"{name}: UDP sockets"] = int(values[names.index("RcvbufErrors")])
+            found[f"{name}: UDP sockets"] = counters(inside, "Udp")["RcvbufErrors"]
             for line in self.net.run(inside, "cat", "/proc/net/dev").splitlines()[2:]:
                 device, _, counts = line.partition(":")
                 dropped = counts.split()

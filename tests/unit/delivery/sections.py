@@ -10,6 +10,16 @@ from flowtap.delivery.proposals import Negotiated
 
 MODERN = Negotiated("AES_GCM_16", 256, "", "")
 
+HOW_TO = """
+[tunnel.ttp]
+local_gateway = "100.100.100.100"
+remote_gateway = "123.123.123.123"
+local_networks = ["100.100.100.101/32"]
+remote_networks = ["2.2.2.0/27"]
+pre_shared_key_file = "psk"
+"""
+"""The how-to's tunnel, in a configuration's words; further keys may follow."""
+
 
 def section(**changes: Any) -> TunnelSection:
     """A tunnel; the values are those of the configuration."""

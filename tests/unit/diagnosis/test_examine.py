@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from sections import HOW_TO
 
 from flowtap.config import load
 from flowtap.diagnosis.examine import openings, openings_before
@@ -19,12 +20,6 @@ class = "tasker"
 password_hash_file = "hash"
 [control_source.md]
 {source}
-[tunnel.ttp]
-local_gateway = "100.100.100.100"
-remote_gateway = "123.123.123.123"
-local_networks = ["100.100.100.101/32"]
-remote_networks = ["2.2.2.0/27"]
-pre_shared_key_file = "psk"
 [dtcp.ssh]
 listen = ["{listen}:32001"]
 host_key_file = "host_key"
@@ -44,7 +39,7 @@ def test_what_comes_through_a_tunnel_passes_firewalls_before_this_host_unseen(
     source: str, listen: str, before: list[str], tmp_path: Path
 ) -> None:
     path = tmp_path / "flowtap.toml"
-    path.write_text(CONFIGURATION.format(source=source, listen=listen))
+    path.write_text(CONFIGURATION.format(source=source, listen=listen) + HOW_TO)
     configuration = load(path)
     assert list(map(str, openings_before(configuration))) == before
     assert list(map(str, openings(configuration))) == ["TCP 32001", *ALWAYS]

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from sections import HOW_TO
 
 from flowtap.cli.main import run
 from flowtap.config import load
@@ -17,14 +18,6 @@ TEXT = """
 interfaces = ["eth0"]
 [dtcp.ssh]
 host_key_file = "id"
-"""
-TUNNEL = """
-[tunnel.ttp]
-local_gateway = "192.0.2.1"
-remote_gateway = "192.0.2.2"
-local_networks = ["192.0.2.3"]
-remote_networks = ["2.2.2.0/27"]
-pre_shared_key_file = "psk"
 """
 
 
@@ -43,7 +36,7 @@ def test_without_tunnels_a_reload_may_change_where_copies_would_wait(path: Path)
     tunnels = Tunnels(load(path))
     path.write_text(TEXT + '[spool]\ndirectory = "elsewhere"\n')
     tunnels.refuse_changes(load(path))
-    path.write_text(TEXT + TUNNEL)
+    path.write_text(TEXT + HOW_TO)
     with pytest.raises(ConfigurationError, match=r"\[tunnel\] has changed"):
         tunnels.refuse_changes(load(path))
 
@@ -51,11 +44,11 @@ def test_without_tunnels_a_reload_may_change_where_copies_would_wait(path: Path)
 @pytest.mark.parametrize(
     ("tunnel", "said"),
     [
-        (TUNNEL, ""),
-        (TUNNEL.replace("ttp", "up"), "tunnel.up: a name of at most 200 octets, other than 'up'"),
-        (TUNNEL + 'esp_proposals = ["aes256gcm16-modp1"]\n', "tunnel.ttp.esp_proposals: "),
+        (HOW_TO, ""),
+        (HOW_TO.replace("ttp", "up"), "tunnel.up: a name of at most 200 octets, other than 'up'"),
+        (HOW_TO + 'esp_proposals = ["aes256gcm16-modp1"]\n', "tunnel.ttp.esp_proposals: "),
         (
-            TUNNEL.replace("2.2.2.0/27", '", "'.join(f"2.2.{at}.0/24" for at in range(65)))
+            HOW_TO.replace("2.2.2.0/27", '", "'.join(f"2.2.{at}.0/24" for at in range(65)))
             + "ike_version = 1\nlegacy = true\n",
             "tunnel.ttp.remote_networks: IKEv1 negotiates 65 pairs",
         ),

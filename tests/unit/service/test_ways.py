@@ -8,6 +8,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from sections import HOW_TO
 
 from flowtap.config import load
 from flowtap.service.logins import Logins
@@ -27,12 +28,6 @@ authorized_keys_file = "id.pub"
 tunnel = "ttp"
 addresses = ["2.2.2.0/28", "192.0.2.0/24"]
 [control_source.clear]
-[tunnel.ttp]
-local_gateway = "100.100.100.100"
-remote_gateway = "123.123.123.123"
-local_networks = ["100.100.100.101/32"]
-remote_networks = ["2.2.2.0/27"]
-pre_shared_key_file = "psk"
 [dtcp.ssh]
 host_key_file = "id"
 """
@@ -47,7 +42,7 @@ class Way:
 def path(tmp_path: Path) -> Path:
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "id")], check=True)
     path = tmp_path / "flowtap.toml"
-    path.write_text(TEXT)
+    path.write_text(TEXT + HOW_TO)
     return path
 
 
