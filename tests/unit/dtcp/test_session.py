@@ -109,6 +109,17 @@ def test_an_answer_echoes_nothing_that_could_break_its_lines() -> None:
     assert b"\x00" not in connection.data_to_send()
 
 
+def test_a_notification_is_signed_for_its_control_source_and_answers_no_request() -> None:
+    connection = server()
+    connection.send(dtcp.Notification(V7, Status.NOOP_NOTIFICATION, NOW), "md")
+    client = dtcp.ClientConnection(key=KEY, limits=dtcp.Limits())
+    client.receive_data(connection.data_to_send())
+    reply = client.next_reply()
+    assert reply is not None
+    assert (reply.code, reply.seq) == (Status.NOOP_NOTIFICATION, None)
+    assert reply.value("timestamp") == "2026-03-02 10:15:30.000"
+
+
 def test_nothing_is_signed_for_a_control_source_that_is_gone() -> None:
     connection = server()
     notification = dtcp.Notification(V7, Status.NOOP_NOTIFICATION, NOW)
