@@ -25,6 +25,7 @@ use self::life::Life;
 use self::live::Live;
 pub use self::live::{CaptureCount, LiveOptions};
 pub use self::output::OutputOptions;
+pub use self::station::Clock;
 use crate::broker::Broker;
 use crate::export::{ExportCount, Spools};
 use crate::packet::{InterfaceWatch, PacketError, Waker};
@@ -64,8 +65,8 @@ pub struct PlayOptions {
     pub broker: Option<Arc<Broker>>,
     /// The gates of tunnels, and what waits behind them.
     pub spools: Option<Arc<Spools>>,
-    /// What the caller's monotonic clock shows now, in nanoseconds: the engine's time goes on from there.
-    pub monotonic_ns: u64,
+    /// The engine's time.
+    pub clock: Clock,
 }
 
 /// The account of a tap.

@@ -14,7 +14,7 @@ use flowtap_io::export::ExportOptions;
 use flowtap_io::files::CaptureError;
 use flowtap_io::packet::{RingOptions, Timestamps};
 use flowtap_io::tap::{
-    CaptureBatches, LiveOptions, OutputOptions, Pace, PlayOptions, Tap as IoTap, TapError,
+    CaptureBatches, Clock, LiveOptions, OutputOptions, Pace, PlayOptions, Tap as IoTap, TapError,
 };
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
@@ -52,6 +52,12 @@ enum State {
 enum Source {
     Files(PlayOptions),
     Interfaces(LiveOptions),
+}
+
+/// Python's monotonic clock, so that the engine's times and its own can be compared.
+fn clock(py: Python<'_>) -> PyResult<Clock> {
+    let monotonic_ns = py.import("time")?.call_method0("monotonic_ns")?.extract()?;
+    Ok(Clock::at(monotonic_ns))
 }
 
 impl Source {
@@ -110,6 +116,17 @@ impl From<Failure> for PyErr {
             Failure::Capture(error) => errors::from_capture(&error),
             Failure::Account(error) => errors::from_account(&error),
             Failure::Misuse(message) => errors::data_plane(message),
+        }
+    }
+}
+
+impl Drop for Tap {
+    /// Workers may take a while to end; nobody else's Python code waits for them.
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let state = std::mem::replace(state, State::Gone);
+        if matches!(state, State::Running(_)) {
+            Python::attach(|py| py.detach(|| drop(state)));
         }
     }
 }
@@ -281,8 +298,7 @@ impl Tap {
         spool_directory: Option<&str>,
         spool_key: Option<&[u8]>,
     ) -> PyResult<Self> {
-        // The engine's time goes on from Python's monotonic clock, so that both can be compared.
-        let monotonic_ns = py.import("time")?.call_method0("monotonic_ns")?.extract()?;
+        let clock = clock(py)?;
         let options = PlayOptions {
             files,
             pace: self::pace(pace)?,
@@ -294,7 +310,7 @@ impl Tap {
             export,
             broker: broker.map(self::broker).transpose()?,
             spools: spools(py, gates, spool_directory, spool_key)?,
-            monotonic_ns,
+            clock,
         };
         Ok(Self::new(State::Ready {
             table: Arc::clone(&table.0),
@@ -338,7 +354,7 @@ impl Tap {
         spool_directory: Option<&str>,
         spool_key: Option<&[u8]>,
     ) -> PyResult<Self> {
-        let monotonic_ns = py.import("time")?.call_method0("monotonic_ns")?.extract()?;
+        let clock = clock(py)?;
         let interfaces = interfaces.into_names()?;
         if !(1..=WORKERS_MAX).contains(&workers) {
             return Err(PyValueError::new_err(format!(
@@ -381,7 +397,7 @@ impl Tap {
                 snapshot_octets: snapshot_octets.unwrap_or(usize::MAX),
             }),
             frames_max,
-            monotonic_ns,
+            clock,
         };
         Ok(Self::new(State::Ready {
             table: Arc::clone(&table.0),

@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pcapy
@@ -173,6 +174,18 @@ def test_a_playing_tap_is_changed_in_one_step() -> None:
     assert tap.stats().frames == last.frames
     with pytest.raises(DataPlaneError):
         tap.install(table())
+
+
+def test_times_do_not_depend_on_how_long_a_tap_waited_for_its_start() -> None:
+    with Tap.replay([PLAIN], table(), pace="fast", export=False) as tap:
+        time.sleep(0.3)
+        began_ns = time.monotonic_ns()
+        tap.start()
+        while not tap.finished:
+            time.sleep(0.01)
+        stats = tap.stop()
+    last_ns = max(each.last_match_ns or 0 for each in stats.criteria)
+    assert began_ns < last_ns < time.monotonic_ns()
 
 
 def test_a_tap_says_why_it_ended_early(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ use flowtap_core::own::{OwnEndpoint, OwnTraffic, OwnTunnel};
 
 use super::filters::Filters;
 use super::output::{Output, OutputOptions};
-use super::station::Station;
+use super::station::{Clock, Station};
 use super::{Shared, Stop, TapError, WorkerStats};
 use crate::broker::Broker;
 use crate::export::ExportOptions;
@@ -77,8 +77,8 @@ pub struct LiveOptions {
     pub output: Option<OutputOptions>,
     /// Matched frames after which the capture ends.
     pub frames_max: Option<u64>,
-    /// What the caller's monotonic clock shows now, in nanoseconds: the engine's time goes on from there.
-    pub monotonic_ns: u64,
+    /// The engine's time.
+    pub clock: Clock,
 }
 
 /// What a capture on one interface has counted.
@@ -300,7 +300,7 @@ pub(super) fn run(task: Task<'_>, prepared: Prepared) -> WorkerStats {
         stop,
         options.export.clone(),
         options.inner,
-        options.monotonic_ns,
+        options.clock,
     );
     let names = options.interfaces.iter().cloned().map(Some).collect();
     station.engine.name_interfaces(names);

@@ -42,14 +42,7 @@ pub(super) fn run(
     let mut player = Player {
         shared,
         options,
-        station: Station::new(
-            shared,
-            cell,
-            stop,
-            export,
-            options.inner,
-            options.monotonic_ns,
-        ),
+        station: Station::new(shared, cell, stop, export, options.inner, options.clock),
     };
     if let Some(own) = options.own_traffic() {
         player.station.engine.set_own_traffic(own);

@@ -14,6 +14,29 @@ use crate::swap::{TableCell, TableReader};
 /// Copies that are sent together.
 pub(super) const BATCH_RECORDS: usize = 512;
 
+/// The caller's monotonic clock, read when this is made. It goes on from there, the same for all workers, whenever they begin.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    read: Instant,
+    monotonic_ns: u64,
+}
+
+impl Clock {
+    /// A clock that shows so many nanoseconds now.
+    pub fn at(monotonic_ns: u64) -> Self {
+        Self {
+            read: Instant::now(),
+            monotonic_ns,
+        }
+    }
+
+    /// What it shows now, in nanoseconds.
+    pub fn now_ns(&self) -> u64 {
+        let elapsed = u64::try_from(self.read.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.monotonic_ns.saturating_add(elapsed)
+    }
+}
+
 /// An engine and an exporter that follow the active table.
 pub(super) struct Station<'a> {
     shared: &'a Shared,
@@ -22,8 +45,7 @@ pub(super) struct Station<'a> {
     pub(super) engine: Engine,
     exporter: Option<Exporter>,
     pub(super) batch: CopyBatch,
-    began: Instant,
-    monotonic_ns: u64,
+    clock: Clock,
     generation: u64,
 }
 
@@ -35,7 +57,7 @@ impl<'a> Station<'a> {
         stop: &'a Stop,
         export: Option<ExportOptions>,
         inner: InnerTunnels,
-        monotonic_ns: u64,
+        clock: Clock,
     ) -> Self {
         let (tables, generation, table) = cell.reader();
         let framing = if export.is_some() {
@@ -55,16 +77,14 @@ impl<'a> Station<'a> {
             exporter: export.map(|options| Exporter::new(Arc::clone(&table), options)),
             engine: Engine::new(table, options),
             batch: CopyBatch::new(),
-            began: Instant::now(),
-            monotonic_ns,
+            clock,
             generation,
         }
     }
 
     /// The engine's time.
     pub(super) fn now_ns(&self) -> u64 {
-        let elapsed = u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX);
-        self.monotonic_ns.saturating_add(elapsed)
+        self.clock.now_ns()
     }
 
     /// Sends what the batch holds.
@@ -216,7 +236,7 @@ mod tests {
         let cell = Arc::new(TableCell::new(table()));
         let inner = InnerTunnels::default();
         let now_ns = 31_000_000_000;
-        let mut station = Station::new(&shared, &cell, &stop, None, inner, now_ns);
+        let mut station = Station::new(&shared, &cell, &stop, None, inner, Clock::at(now_ns));
         let mut seen = Seen::default();
         for (came_ns, decided) in [(now_ns, 0), (0, 1)] {
             let Station { engine, batch, .. } = &mut station;
