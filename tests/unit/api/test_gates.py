@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import socket
 import struct
 import subprocess
@@ -376,9 +377,14 @@ def test_without_a_key_nothing_outlives_the_run(
     spooled(capture, arrivals, directory, KEY)
     left = files(directory)
     assert {path.suffix for path in left} == {".spool"}
-    # Without the key they are not touched.
+    # Without the key they are not touched, and somebody hears of them.
     spooled(capture, arrivals, directory)
     assert files(directory) == left
+    with Tap.replay([], FilterTable.compile([]), gates=[Gate("ttp")], spool_directory=str(directory)) as tap:
+        tap.start()
+        said = tap.events()
+    assert len(said) == len(left)
+    assert all("a spool with a key, and there is none now" in each for each in said)
 
 
 def test_what_another_key_has_written_stays_and_is_said(
@@ -395,6 +401,27 @@ def test_what_another_key_has_written_stays_and_is_said(
         assert "key" in said
         assert "127.0.0.1" not in said
     assert files(directory) == left
+
+
+def test_what_cannot_be_read_for_now_waits(capture: str, arrivals: socket.socket, tmp_path: Path) -> None:
+    spooled(capture, arrivals, tmp_path / "spool", KEY)
+    gate = Gate("ttp")
+    options: dict[str, Any] = {"spool_directory": str(tmp_path / "spool"), "spool_key": KEY}
+    with Tap.replay([], FilterTable.compile([]), gates=[gate], **options) as tap:
+        tap.start()
+        assert tap.stats().in_spool == PACKETS
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # Nobody in this process can open anything.
+        resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        try:
+            gate.open()
+            until(lambda: any("stay on disk for now" in said for said in tap.events()))
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        until(lambda: tap.stats().exported == PACKETS)
+        stats = tap.stats()
+        assert (stats.dropped, stats.in_spool) == (0, 0)
+    assert numbers(arrivals) == list(range(PACKETS))
 
 
 def test_what_was_changed_on_disk_is_dropped_and_said(

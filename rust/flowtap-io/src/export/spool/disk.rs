@@ -145,6 +145,10 @@ impl Directory {
                     )),
                     Err(error) => self.notice(format!("{}: {error}", path.display())),
                 },
+                Some(KEPT) => self.notice(format!(
+                    "{}: a segment of a spool with a key, and there is none now; it stays as it is",
+                    path.display()
+                )),
                 _ => {}
             }
         }
@@ -449,10 +453,9 @@ impl Segment {
         ))
     }
 
-    /// Reads the next block of copies; None where there is none. The error says what is lost.
-    pub(super) fn read(&mut self, directory: &Directory) -> Option<Result<Vec<HeldCopy>, Held>> {
+    /// Reads the next block of copies; None where there is none.
+    pub(super) fn read(&mut self, directory: &Directory) -> Option<Reading> {
         let block = self.blocks.pop_front()?;
-        self.is_begun = true;
         let read = || {
             let file = open_file(&self.path)?;
             let content = self.content(directory, &file, &block)?;
@@ -468,16 +471,24 @@ impl Segment {
             Ok(copies.filter(is_true))
         };
         let why = match read() {
-            Ok(Some(copies)) => return Some(Ok(copies)),
+            Ok(Some(copies)) => {
+                self.is_begun = true;
+                return Some(Reading::Copies(copies));
+            }
+            Err(error) if is_for_now(&error) => {
+                self.blocks.push_front(block);
+                return Some(Reading::Later(error));
+            }
             Ok(None) => "a block is not as it was written".to_owned(),
             Err::<_, io::Error>(error) => error.to_string(),
         };
+        self.is_begun = true;
         let path = self.path.display();
         directory.notice(format!(
             "{path}: {} copies are lost: {why}",
             block.header.copies
         ));
-        Some(Err(block.held()))
+        Some(Reading::Lost(block.held()))
     }
 
     /// Removes the file.
@@ -485,6 +496,23 @@ impl Segment {
         // Where it is not there, it need not be removed; where it cannot be, nobody reads it without the key.
         fs::remove_file(&self.path).unwrap_or_default();
     }
+}
+
+/// What came of reading a block.
+pub(super) enum Reading {
+    Copies(Vec<HeldCopy>),
+    /// The block cannot be read, now or ever.
+    Lost(Held),
+    /// The block is untouched: the system lacks something for now.
+    Later(io::Error),
+}
+
+/// Whether an error says nothing of the file.
+fn is_for_now(error: &io::Error) -> bool {
+    let of_the_system = [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EINTR];
+    error
+        .raw_os_error()
+        .is_some_and(|code| of_the_system.contains(&code))
 }
 
 fn open_file(path: &Path) -> io::Result<File> {

@@ -1,19 +1,22 @@
 //! Copies that wait, in order: in memory, or most of them on disk.
 
 use std::collections::VecDeque;
-use std::io;
+use std::io::{self, ErrorKind};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use flowtap_core::table::Destination;
 
 use super::HeldCopy;
-use super::disk::{Directory, Held, Segment};
+use super::disk::{Directory, Held, Reading, Segment};
 
 /// Octets of copies that are encrypted and written together, at most and at least.
 const BLOCK_OCTETS: u64 = 64 << 10;
 const BLOCK_OCTETS_MIN: u64 = 4 << 10;
 /// Octets of a file, at most: it is removed as a whole when all its copies have left.
 const FILE_OCTETS: u64 = 1 << 20;
+/// How long nothing is read after the system lacked something for it.
+const PAUSE: Duration = Duration::from_secs(1);
 /// The first file's number; what is to come before all others has a smaller one.
 const FIRST: u64 = 1 << 32;
 
@@ -37,6 +40,8 @@ struct Disk {
     /// The last copies, which are not written yet.
     back: VecDeque<HeldCopy>,
     back_octets: u64,
+    /// Until when nothing is read, because the system lacked something for it.
+    paused_until: Option<Instant>,
     /// How much is written together, and to one file.
     block_octets: u64,
     file_octets: u64,
@@ -73,6 +78,7 @@ impl Queue {
                 destination,
                 segments,
                 read: None,
+                paused_until: None,
                 back: VecDeque::new(),
                 back_octets: 0,
                 block_octets: BLOCK_OCTETS,
@@ -142,11 +148,18 @@ impl Queue {
         Some(copy)
     }
 
-    /// Reads the next copies from disk; false where there are none.
+    /// Reads the next copies from disk; false where there are none, or none can be read now.
     fn read(&mut self) -> bool {
         let Some(disk) = &mut self.disk else {
             return false;
         };
+        if disk
+            .paused_until
+            .is_some_and(|until| Instant::now() < until)
+        {
+            return false;
+        }
+        disk.paused_until = None;
         if let Some(read) = disk.read.take() {
             read.remove();
         }
@@ -157,10 +170,16 @@ impl Queue {
             return !self.front.is_empty();
         };
         match segment.read(&disk.directory) {
-            Some(Ok(copies)) => self.front.extend(copies),
-            Some(Err(lost)) => {
+            Some(Reading::Copies(copies)) => self.front.extend(copies),
+            Some(Reading::Lost(lost)) => {
                 self.held.subtract(lost);
                 self.losses.push(Loss::unreadable(lost));
+            }
+            Some(Reading::Later(error)) => {
+                disk.directory
+                    .notice(format!("copies stay on disk for now: {error}"));
+                disk.paused_until = Instant::now().checked_add(PAUSE);
+                return false;
             }
             None => {}
         }
@@ -216,19 +235,33 @@ impl Queue {
         if disk.segments.front().is_some_and(Segment::is_begun)
             && let Some(mut segment) = disk.segments.pop_front()
         {
-            while let Some(copies) = segment.read(&disk.directory) {
-                match copies {
-                    Ok(copies) => front.extend(copies),
-                    Err(lost) => {
+            loop {
+                match segment.read(&disk.directory) {
+                    Some(Reading::Copies(copies)) => front.extend(copies),
+                    Some(Reading::Lost(lost)) => {
                         self.held.subtract(lost);
                         self.losses.push(Loss::unreadable(lost));
                     }
+                    // Rather twice than not at all: the file stays, with what was read of it.
+                    Some(Reading::Later(_)) => {
+                        disk.segments.push_front(segment);
+                        break;
+                    }
+                    None => {
+                        read.push(segment);
+                        break;
+                    }
                 }
             }
-            read.push(segment);
         }
         let mut written = disk.prepend(front.make_contiguous());
-        if written.is_err() {
+        let is_full = |error: &io::Error| {
+            matches!(
+                error.kind(),
+                ErrorKind::StorageFull | ErrorKind::QuotaExceeded
+            )
+        };
+        if written.as_ref().is_err_and(is_full) {
             // What it was read from has been kept so far, in case that all ends here; on a full disk it makes room.
             for segment in read.drain(..) {
                 segment.remove();
@@ -240,6 +273,8 @@ impl Queue {
                 self.held.subtract(Held::of(copy));
             }
             self.losses.push(Loss::unwritten(front, &error));
+            // The files from which some of it was read stay: it may come again with the next run.
+            read.clear();
         }
         for segment in &mut disk.segments {
             segment.end(&disk.directory);
