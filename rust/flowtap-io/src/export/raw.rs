@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::io::{self, IoSlice};
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use flowtap_core::encap::flowtap::{fragment, outer};
@@ -29,6 +30,18 @@ const LEAST_MTU_OCTETS: usize = 68;
 const NO_ROOM: &str =
     "no room to send, and the destination is congested, so that nothing waits for it";
 
+/// The identification of the next outer datagram, of whatever socket: receivers tell fragments apart by addresses and this.
+fn next_identification() -> u32 {
+    static NEXT: AtomicU32 = AtomicU32::new(1);
+    loop {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        // The kernel replaces an IPv4 identification of 0, for each fragment by another one.
+        if number & 0xffff != 0 {
+            return number;
+        }
+    }
+}
+
 /// Where one outer datagram, or a fragment of it, lies.
 #[derive(Clone, Copy)]
 struct Piece {
@@ -39,7 +52,6 @@ struct Piece {
 /// A raw IP socket of one family.
 pub(super) struct Raw {
     socket: Socket,
-    identification: u32,
     paths: HashMap<IpAddr, (Instant, usize)>,
 }
 
@@ -109,7 +121,7 @@ impl Raw {
             Ok(socket)
         });
         match configured {
-            Ok(socket) => Ok(Self { socket, identification: 0, paths: HashMap::new() }),
+            Ok(socket) => Ok(Self { socket, paths: HashMap::new() }),
             Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Err("the source port belongs to another program, and sending beside it needs the right CAP_NET_RAW"
                     .to_owned())
@@ -159,9 +171,9 @@ impl Raw {
                 continue;
             }
             datagram.clear();
-            self.identification = self.identification.wrapping_add(1);
+            let identification = next_identification();
             let payload = bytes.get(span.start..span.end).unwrap_or_default();
-            outer(destination, payload, self.identification, &mut datagram);
+            outer(destination, payload, identification, &mut datagram);
             if destination.refuse_oversize && datagram.len() > path {
                 outcome.lose(
                     &[*span],
@@ -170,13 +182,7 @@ impl Raw {
                 continue;
             }
             let before = pieces.len();
-            append_fragments(
-                &datagram,
-                path,
-                self.identification,
-                &mut arena,
-                &mut pieces,
-            );
+            append_fragments(&datagram, path, identification, &mut arena, &mut pieces);
             copies.push((*span, pieces.len().saturating_sub(before)));
             if arena.len() >= ARENA_OCTETS {
                 self.send_pieces(&address, &arena, &pieces, &copies, patience, outcome);
@@ -261,5 +267,17 @@ impl Raw {
                 None => outcome.win(1),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_identification_is_left_to_the_kernel() {
+        let numbers: Vec<u32> = (0..70_000).map(|_| next_identification()).collect();
+        assert!(numbers.iter().all(|number| number & 0xffff != 0));
+        assert!(numbers.is_sorted_by(|one, next| one < next));
     }
 }
