@@ -35,7 +35,7 @@ use super::{ExportCount, bound_ended};
 /// device of a tunnel in user space takes 500 datagrams.
 const BURST: Duration = Duration::from_millis(20);
 const BURST_MAX: u64 = 200;
-/// How long one look may drain one tunnel; frames wait in the ring meanwhile.
+/// How long one look may drain; frames wait in the ring meanwhile.
 const LOOK: Duration = Duration::from_millis(2);
 /// How often to look while something can be drained, so that pieces stay small.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
@@ -239,6 +239,8 @@ pub struct Spools {
     /// How many spools there are, to be read without a lock.
     count: AtomicUsize,
     swept: Mutex<Instant>,
+    /// Which tunnel comes first in the next look.
+    turn: AtomicUsize,
 }
 
 impl fmt::Debug for Spools {
@@ -331,6 +333,7 @@ impl Spools {
             registry: Mutex::default(),
             count: AtomicUsize::new(0),
             swept: Mutex::new(Instant::now()),
+            turn: AtomicUsize::new(0),
         };
         for (destination, segments) in recovered.into_iter().flatten() {
             spools.recover(destination, segments);
@@ -427,9 +430,12 @@ impl Spools {
         if self.count.load(Ordering::Relaxed) == 0 {
             return;
         }
+        self.sweep(Instant::now());
         let now = Instant::now();
-        self.sweep(now);
-        for way in self.ways.values() {
+        // One after the other comes first: who takes all of a look's time leaves nothing to the others.
+        let first = self.turn.fetch_add(1, Ordering::Relaxed) % self.ways.len().max(1);
+        let ways = self.ways.values();
+        for way in ways.clone().skip(first).chain(ways.take(first)) {
             let losses = way.gate.losses();
             if way.losses.swap(losses, Ordering::AcqRel) != losses {
                 self.look(|spool| Arc::ptr_eq(&spool.way, way));
