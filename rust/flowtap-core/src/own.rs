@@ -17,6 +17,10 @@ use crate::packet::{Address, PacketKey, Transport};
 use crate::table::FilterTable;
 use crate::wire::{ipv6, protocol};
 
+/// How long copies of a table that is gone may be on the way: as long as fragments wait, and some time for the ring.
+const EARLIER_NS: u64 = 35_000_000_000;
+/// Tables that went within so long are one, so that it is no matter how many do.
+const SLICE_NS: u64 = 5_000_000_000;
 /// Octets of an error message in front of what it quotes.
 const ICMP_OCTETS: usize = 8;
 
@@ -78,23 +82,113 @@ fn quoted<'a>(packet: &IpPacket<'a>) -> Option<IpPacket<'a>> {
     is_error.then(|| decode_packet(&frame)).flatten()
 }
 
+/// Copies, by the destinations of one table.
+#[derive(Clone, Debug, Default)]
+struct Copies {
+    /// Addresses and ports: source, destination.
+    tuples: HashSet<(Address, u16, Address, u16), RandomState>,
+    /// The addresses alone: later fragments of long copies have no ports.
+    pairs: HashSet<(Address, Address), RandomState>,
+    /// Where those go that may come from any address of this host.
+    targets: HashSet<(Address, u16), RandomState>,
+    /// The addresses of these alone.
+    hosts: HashSet<Address, RandomState>,
+    /// Whether the kernel chooses the source port of some, because 0 was tasked.
+    has_chosen_ports: bool,
+}
+
+impl Copies {
+    fn of(table: &FilterTable, source: Option<OwnSource>) -> Self {
+        let mut copies = Self::default();
+        for destination in table.destinations() {
+            let address = Address::from(destination.address);
+            let tasked = (
+                Address::from(destination.source_address),
+                destination.source_port,
+            );
+            copies.has_chosen_ports |= destination.source_port == 0;
+            let given = match source {
+                Some(OwnSource {
+                    address: Some(source),
+                    port,
+                }) => Some((source, port)),
+                Some(OwnSource { address: None, .. }) => {
+                    copies.targets.insert((address, destination.port));
+                    copies.hosts.insert(address);
+                    None
+                }
+                None => None,
+            };
+            for (source, port) in std::iter::once(tasked).chain(given) {
+                copies
+                    .tuples
+                    .insert((source, port, address, destination.port));
+                copies.pairs.insert((source, address));
+            }
+        }
+        copies
+    }
+
+    fn is_part_of(&self, other: &Self) -> bool {
+        self.tuples.is_subset(&other.tuples) && self.targets.is_subset(&other.targets)
+    }
+
+    /// Takes in what another table had.
+    fn unite(&mut self, other: Self) {
+        self.tuples.extend(other.tuples);
+        self.pairs.extend(other.pairs);
+        self.targets.extend(other.targets);
+        self.hosts.extend(other.hosts);
+        self.has_chosen_ports |= other.has_chosen_ports;
+    }
+
+    /// Whether copies may come from this address, because they come from any of this host's.
+    fn may_come_from(&self, source: Address, local: Option<&LocalAddresses>) -> bool {
+        !self.targets.is_empty() && local.is_some_and(|local| local.contains(source))
+    }
+
+    fn may_have_later(&self, key: &PacketKey, local: Option<&LocalAddresses>) -> bool {
+        self.pairs.contains(&(key.source, key.destination))
+            || self.may_come_from(key.source, local) && self.hosts.contains(&key.destination)
+    }
+
+    /// Whether a UDP datagram is one of them; `own_port` is that of the socket that all leave through.
+    fn have(
+        &self,
+        key: &PacketKey,
+        (source, destination): (u16, u16),
+        own_port: Option<u16>,
+        local: Option<&LocalAddresses>,
+    ) -> bool {
+        let tasked = (key.source, source, key.destination, destination);
+        let chosen = (key.source, 0, key.destination, destination);
+        self.tuples.contains(&tasked)
+            || self.has_chosen_ports && self.tuples.contains(&chosen)
+            || self.may_come_from(key.source, local)
+                && own_port == Some(source)
+                && self.targets.contains(&(key.destination, destination))
+    }
+}
+
+/// Copies of tables that are gone.
+#[derive(Clone, Debug)]
+struct Earlier {
+    copies: Copies,
+    /// When the first of them went; None before anybody has told the time.
+    since_ns: Option<u64>,
+}
+
 /// What belongs to the tap: its control channels, the tunnels that it uses and, by the destinations of the present table,
-/// its copies.
+/// its copies. Those of tables that are gone are its own for a while, because some are still on the way when a destination
+/// leaves the table: in the ring, at another worker, in pieces, or quoted by who could not deliver them.
 #[derive(Clone, Debug, Default)]
 pub struct OwnTraffic {
     endpoints: Vec<OwnEndpoint>,
     tunnels: Tunnels,
     source: Option<OwnSource>,
-    /// Addresses and ports of copies: source, destination.
-    copies: HashSet<(Address, u16, Address, u16), RandomState>,
-    /// The addresses alone: later fragments of long copies have no ports.
-    pairs: HashSet<(Address, Address), RandomState>,
-    /// Where copies go, for those that may come from any address of this host.
-    targets: HashSet<(Address, u16), RandomState>,
-    /// The addresses of these alone.
-    hosts: HashSet<Address, RandomState>,
-    /// Whether the kernel chooses the source port of some copies, because 0 was tasked.
-    has_chosen_ports: bool,
+    copies: Copies,
+    earlier: Vec<Earlier>,
+    now_ns: Option<u64>,
 }
 
 impl OwnTraffic {
@@ -122,43 +216,39 @@ impl OwnTraffic {
 
     /// Learns where the copies of a table go.
     pub fn follow(&mut self, table: &FilterTable) {
-        self.copies.clear();
-        self.pairs.clear();
-        self.targets.clear();
-        self.hosts.clear();
-        self.has_chosen_ports = table
-            .destinations()
-            .iter()
-            .any(|destination| destination.source_port == 0);
-        for destination in table.destinations() {
-            let address = Address::from(destination.address);
-            let tasked = (
-                Address::from(destination.source_address),
-                destination.source_port,
-            );
-            let given = match self.source {
-                Some(OwnSource {
-                    address: Some(source),
-                    port,
-                }) => Some((source, port)),
-                Some(OwnSource { address: None, .. }) => {
-                    self.targets.insert((address, destination.port));
-                    self.hosts.insert(address);
-                    None
-                }
-                None => None,
-            };
-            for (source, port) in std::iter::once(tasked).chain(given) {
-                self.copies
-                    .insert((source, port, address, destination.port));
-                self.pairs.insert((source, address));
-            }
+        let copies = Copies::of(table, self.source);
+        let before = std::mem::replace(&mut self.copies, copies);
+        if before.is_part_of(&self.copies) {
+            return;
+        }
+        let is_lately = |earlier: &Earlier| {
+            let ended_ns = earlier
+                .since_ns
+                .map(|since_ns| since_ns.saturating_add(SLICE_NS));
+            self.now_ns < ended_ns || ended_ns.is_none()
+        };
+        if let Some(last) = self.earlier.last_mut().filter(|last| is_lately(last)) {
+            last.copies.unite(before);
+        } else {
+            self.earlier.push(Earlier {
+                copies: before,
+                since_ns: self.now_ns,
+            });
         }
     }
 
-    /// Whether copies may come from this address, because they come from any of this host's.
-    fn may_send(&self, source: Address, local: Option<&LocalAddresses>) -> bool {
-        !self.targets.is_empty() && local.is_some_and(|local| local.contains(source))
+    /// Forgets copies of tables that are gone for long enough.
+    pub(crate) fn pass_time(&mut self, now_ns: u64) {
+        self.now_ns = Some(now_ns);
+        self.earlier.retain_mut(|earlier| {
+            let since_ns = *earlier.since_ns.get_or_insert(now_ns);
+            now_ns < since_ns.saturating_add(SLICE_NS + EARLIER_NS)
+        });
+    }
+
+    fn all_copies(&self) -> impl Iterator<Item = &Copies> {
+        let earlier = self.earlier.iter().map(|earlier| &earlier.copies);
+        std::iter::once(&self.copies).chain(earlier)
     }
 
     /// Whether a packet belongs to the tap, or says of one that does that it could not be delivered: whoever taps that copies
@@ -188,20 +278,14 @@ impl OwnTraffic {
             // The protocol of a later IPv6 fragment may be unknown.
             return is_later
                 && (is_udp || key.protocol.is_none())
-                && (self.pairs.contains(&(key.source, key.destination))
-                    || self.may_send(key.source, local) && self.hosts.contains(&key.destination));
+                && self
+                    .all_copies()
+                    .any(|copies| copies.may_have_later(key, local));
         };
-        let is_copy = || {
-            let tasked = (key.source, source, key.destination, destination);
-            let is_port = || self.source.is_some_and(|own| own.port == source);
-            let chosen = (key.source, 0, key.destination, destination);
-            self.copies.contains(&tasked)
-                || self.has_chosen_ports && self.copies.contains(&chosen)
-                || self.may_send(key.source, local)
-                    && is_port()
-                    && self.targets.contains(&(key.destination, destination))
-        };
-        if is_udp && is_copy() {
+        let own_port = self.source.map(|own| own.port);
+        let ports = (source, destination);
+        let mut copies = self.all_copies();
+        if is_udp && copies.any(|copies| copies.have(key, ports, own_port, local)) {
             return true;
         }
         self.endpoints.iter().any(|endpoint| {

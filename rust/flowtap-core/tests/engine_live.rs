@@ -187,9 +187,20 @@ fn own_traffic_follows_the_table_and_is_in_no_circuit() {
         ..destination
     };
     let table = engine.table().changed(&[], Vec::new(), Some(vec![moved]));
+    let mut batch = CopyBatch::new();
+    engine.pass_time(1_000, &mut batch, &mut ());
     engine.install(Arc::new(table.unwrap()));
-    assert_eq!(verdict(&mut engine, &old, 0), Verdict::Matched);
-    assert_eq!(verdict(&mut engine, &new, 0), Verdict::Own);
+    assert_eq!(verdict(&mut engine, &new, 1_000), Verdict::Own);
+    // The last ones are still on the way: in the ring, at another worker, in pieces.
+    for (now_ns, expected) in [
+        (1_000, Verdict::Own),
+        (30_000_000_000, Verdict::Own),
+        (40_000_001_000, Verdict::Matched),
+    ] {
+        engine.pass_time(now_ns, &mut batch, &mut ());
+        assert_eq!(verdict(&mut engine, &old, now_ns), expected, "{now_ns}");
+    }
+    assert_eq!(verdict(&mut engine, &new, 40_000_001_000), Verdict::Own);
     engine.stats().check().unwrap();
 }
 

@@ -151,8 +151,12 @@ impl Engine {
         self.is_unusual = !self.options.inner.is_empty() || self.fragments.is_waiting();
     }
 
-    /// Decides fragments whose first did not come in time, for who has a clock and perhaps no frames for a while.
+    /// Decides fragments whose first did not come in time, and forgets copies that cannot be on the way any more, for who has
+    /// a clock and perhaps no frames for a while.
     pub fn pass_time(&mut self, now_ns: u64, batch: &mut CopyBatch, sink: &mut impl MatchSink) {
+        if let Some(own) = &mut self.own {
+            own.pass_time(now_ns);
+        }
         if self.fragments.is_waiting() {
             for (held, _) in self.fragments.overdue(now_ns) {
                 self.decide_alone(&held, now_ns, batch, sink);
