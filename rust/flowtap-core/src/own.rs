@@ -256,12 +256,34 @@ impl OwnTraffic {
     pub fn contains(&self, packet: &IpPacket<'_>, local: Option<&LocalAddresses>) -> bool {
         self.has(packet, local)
             || quoted(packet).is_some_and(|quoted| {
-                // An error goes to who has sent what it quotes. Anything else that quotes is somebody's who hides.
-                quoted.key.source == packet.key.destination && self.has(&quoted, local)
+                // An error goes to who has sent what it quotes. Anything else that quotes is somebody's who hides. Whoever
+                // may write to a control channel has an error about that from this host alone: anybody can quote it.
+                quoted.key.source == packet.key.destination
+                    && (self.sends(&quoted, local)
+                        || quoted.key.destination == packet.key.source
+                            && self.receives(&quoted, local))
             })
     }
 
     fn has(&self, packet: &IpPacket<'_>, local: Option<&LocalAddresses>) -> bool {
+        self.sends(packet, local) || self.receives(packet, local)
+    }
+
+    /// Whether a packet is one to a control channel.
+    fn receives(&self, packet: &IpPacket<'_>, local: Option<&LocalAddresses>) -> bool {
+        let key = &packet.key;
+        let Transport::Ports { destination, .. } = key.transport else {
+            return false;
+        };
+        self.endpoints.iter().any(|endpoint| {
+            key.protocol == Some(endpoint.protocol)
+                && endpoint.port == destination
+                && endpoint.has(key.destination, local)
+        })
+    }
+
+    /// Whether a packet is a copy, from a control channel, or a tunnel's.
+    fn sends(&self, packet: &IpPacket<'_>, local: Option<&LocalAddresses>) -> bool {
         if !self.tunnels.is_empty() && self.tunnels.contain(packet, local) {
             return true;
         }
@@ -290,8 +312,8 @@ impl OwnTraffic {
         }
         self.endpoints.iter().any(|endpoint| {
             key.protocol == Some(endpoint.protocol)
-                && (endpoint.port == source && endpoint.has(key.source, local)
-                    || endpoint.port == destination && endpoint.has(key.destination, local))
+                && endpoint.port == source
+                && endpoint.has(key.source, local)
         })
     }
 

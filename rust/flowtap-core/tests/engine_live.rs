@@ -163,6 +163,33 @@ fn copies_and_control_channels_are_the_tap_s_own() {
 }
 
 #[test]
+fn nobody_hides_behind_a_quotation_of_a_control_channel() {
+    let mut engine = engine(vec![everything(1)]);
+    let request = ipv4(SUBJECT, TAP, 6, &tcp(50_000, 32_001));
+    let answer = ipv4(TAP, SUBJECT, 6, &tcp(32_001, 50_000));
+    let error = |from, about: &[u8]| {
+        let quoted = &about[..28];
+        ipv4(
+            from,
+            SUBJECT,
+            1,
+            &[&[3, 3, 0, 0, 0, 0, 0, 0], quoted, b"hidden"].concat(),
+        )
+    };
+    // The subject has written to the port, or says so; whoever quotes that to him may be his friend.
+    assert_eq!(
+        verdict(&mut engine, &error(DEVICE, &request), 0),
+        Verdict::Matched
+    );
+    assert_eq!(verdict(&mut engine, &error(TAP, &request), 0), Verdict::Own);
+    // Neither is an error to him about what he has not sent.
+    assert_eq!(
+        verdict(&mut engine, &error(DEVICE, &answer), 0),
+        Verdict::Matched
+    );
+}
+
+#[test]
 fn own_traffic_follows_the_table_and_is_in_no_circuit() {
     let whole = Entry {
         scope: Scope {

@@ -91,6 +91,15 @@ const fn carried(protocol: u8, source: u16, destination: u16) -> Carried {
     }
 }
 
+/// Whose a packet is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Own,
+    /// The tap's, and anybody can make it up: what routers say of it proves nothing.
+    AnybodysOwn,
+    Others,
+}
+
 /// One frame to be tried.
 struct Trial {
     kind: String,
@@ -104,11 +113,12 @@ struct Trials(Vec<Trial>);
 
 impl Trials {
     /// All parts of a datagram; nothing for addresses of two families, which have none in common.
-    fn add(&mut self, kind: &str, from: Address, to: Address, what: Carried, is_own: bool) {
+    fn add(&mut self, kind: &str, from: Address, to: Address, what: Carried, whose: Whose) {
+        let is_own = whose != Whose::Others;
         for part in Part::ALL {
             if let Some(packet) = packet(from, to, what, part) {
                 if is_own && part == Part::Whole {
-                    self.error(kind, to, from, &packet);
+                    self.error(kind, to, from, &packet, whose);
                 }
                 let kind = format!("{kind} ({part})");
                 self.0.push(Trial {
@@ -121,7 +131,14 @@ impl Trials {
     }
 
     /// What somebody on the way, and the other end, say of a packet that they could not deliver.
-    fn error(&mut self, kind: &str, end: Address, sender: Address, undelivered: &[u8]) {
+    fn error(
+        &mut self,
+        kind: &str,
+        end: Address,
+        sender: Address,
+        undelivered: &[u8],
+        whose: Whose,
+    ) {
         for from in [nobody(sender, 3), end] {
             let (what, destination_unreachable) = match sender {
                 Address::V4(_) => (carried(protocol::ICMP, 0, 0), 3),
@@ -147,18 +164,22 @@ impl Trials {
                 self.0.push(Trial {
                     kind: format!("an error about {kind}"),
                     packet,
-                    is_own: true,
+                    is_own: whose == Whose::Own || from == end,
                 });
             }
         }
     }
 
     fn own(&mut self, kind: &str, from: Address, to: Address, what: Carried) {
-        self.add(kind, from, to, what, true);
+        self.add(kind, from, to, what, Whose::Own);
+    }
+
+    fn anybody_s_own(&mut self, kind: &str, from: Address, to: Address, what: Carried) {
+        self.add(kind, from, to, what, Whose::AnybodysOwn);
     }
 
     fn others(&mut self, kind: &str, from: Address, to: Address, what: Carried) {
-        self.add(kind, from, to, what, false);
+        self.add(kind, from, to, what, Whose::Others);
     }
 }
 
@@ -417,7 +438,7 @@ fn for_endpoints(trials: &mut Trials, own: &OwnTraffic, local: Option<&LocalAddr
             };
             let kind = format!("{name} port {}", endpoint.port);
             let inbound = carried(endpoint.protocol, PEER_PORT, endpoint.port);
-            trials.own(&format!("{kind}, inbound"), peer, address, inbound);
+            trials.anybody_s_own(&format!("{kind}, inbound"), peer, address, inbound);
             let outbound = carried(endpoint.protocol, endpoint.port, PEER_PORT);
             trials.own(&format!("{kind}, outbound"), address, peer, outbound);
         }
