@@ -501,7 +501,7 @@ impl Target {
         if self.congested_until.is_some() {
             return None;
         }
-        if patience.is_spent() {
+        if patience.is_congested() {
             self.congested_until = Instant::now().checked_add(CONGESTED);
         }
         Some(patience.left())

@@ -158,6 +158,12 @@ impl Patience {
         self.is_spent
     }
 
+    /// Whether something found no room although it was waited for. Who came when others had used up the batch's time may
+    /// have room in the next.
+    pub(super) fn is_congested(&self) -> bool {
+        self.is_spent && !self.waited.is_zero()
+    }
+
     /// The next message has its own errors.
     pub(super) fn next(&mut self) {
         self.repeated = false;
@@ -416,5 +422,21 @@ impl Udp {
             }
         }
         End::All
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_had_no_time_to_wait_is_not_congested() {
+        let socket = Socket::from(std::net::UdpSocket::bind("127.0.0.1:0").unwrap());
+        for (time, expected) in [(Duration::ZERO, false), (Duration::from_millis(2), true)] {
+            let mut patience = Patience::new(time, time);
+            let no_room = io::Error::from_raw_os_error(libc::ENOBUFS);
+            while !matches!(patience.judge(&socket, &no_room, false), Verdict::Full) {}
+            assert_eq!(patience.is_congested(), expected, "{time:?}");
+        }
     }
 }
