@@ -41,9 +41,12 @@ enum State {
         source: Box<Source>,
     },
     /// Workers play or capture.
-    Running(IoTap),
+    Running(Box<IoTap>),
     /// Ended; the last account stays, and what was wrong.
-    Stopped { stats: Stats, error: Option<String> },
+    Stopped {
+        stats: Box<Stats>,
+        error: Option<String>,
+    },
     /// Ended before it began, or failed.
     Gone,
 }
@@ -461,7 +464,7 @@ impl Tap {
     fn start(&self, py: Python<'_>) -> PyResult<()> {
         self.with_state(py, |state| match std::mem::replace(state, State::Gone) {
             State::Ready { table, source } => {
-                *state = State::Running(source.start(table)?);
+                *state = State::Running(Box::new(source.start(table)?));
                 Ok(())
             }
             other => {
@@ -507,7 +510,7 @@ impl Tap {
                 State::Running(tap) => Stats::of_tap(tap.stats()?)?,
                 State::Batches { batches, .. } => Stats::of_engine(batches.stats())?,
                 State::Ready { .. } => Stats::of_engine(CoreStats::default())?,
-                State::Stopped { stats, .. } => stats.clone(),
+                State::Stopped { stats, .. } => Stats::clone(stats),
                 State::Gone => return Err(TapError::Stopped.into()),
             })
         })
@@ -528,11 +531,11 @@ impl Tap {
                 }
                 State::Batches { batches, .. } => (Stats::of_engine(batches.stats())?, None),
                 State::Ready { .. } => (Stats::of_engine(CoreStats::default())?, None),
-                State::Stopped { stats, .. } => return Ok(stats.clone()),
+                State::Stopped { stats, .. } => return Ok(Stats::clone(stats)),
                 State::Gone => return Err(TapError::Stopped.into()),
             };
             *state = State::Stopped {
-                stats: stats.clone(),
+                stats: Box::new(stats.clone()),
                 error,
             };
             Ok(stats)
