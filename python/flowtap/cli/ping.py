@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 import threading
 from dataclasses import dataclass, field
-from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from ipaddress import ip_address, ip_network
 from typing import TYPE_CHECKING, Any, Final, NoReturn
 
 import click
@@ -20,9 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+    from flowtap.config.values import Address
     from flowtap.diagnosis.echo import Echo
-
-    Address = IPv4Address | IPv6Address
 
 __all__ = ["ping"]
 

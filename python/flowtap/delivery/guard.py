@@ -23,9 +23,7 @@ import json
 import re
 from dataclasses import dataclass
 from ipaddress import (
-    IPv4Address,
     IPv4Network,
-    IPv6Address,
     IPv6Network,
     collapse_addresses,
     ip_address,
@@ -40,6 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
     from flowtap.config import Configuration
+    from flowtap.config.values import Address
 
 __all__ = [
     "PREFERENCE",
@@ -55,7 +54,6 @@ __all__ = [
     "ruleset",
 ]
 
-Address = IPv4Address | IPv6Address
 Network = IPv4Network | IPv6Network
 TABLE: Final = "flowtap_guard"
 PREFERENCE: Final = 221

@@ -16,7 +16,8 @@ from flowtap.delivery.guard import PREFERENCE, TABLE, chains, rules
 if TYPE_CHECKING:
     from collections.abc import Hashable, Iterable, Iterator
 
-    from flowtap.delivery.guard import Address, Chain, Drop, GuardPlan, Network
+    from flowtap.config.values import Address
+    from flowtap.delivery.guard import Chain, Drop, GuardPlan, Network
 
 __all__ = ["faults", "stale_rules"]
 

@@ -24,9 +24,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from flowtap.errors import PermissionMissingError
 
 if TYPE_CHECKING:
-    from ipaddress import IPv4Address, IPv6Address
-
-    Address = IPv4Address | IPv6Address
+    from flowtap.config.values import Address
 
 __all__ = ["Echo", "EchoError", "ProgramEcho", "Reply", "SocketEcho", "open_echo"]
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from ipaddress import IPv4Address, IPv6Address, ip_address
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from flowtap._flowtap import host_addresses, rights_held
 from flowtap.config.schema import endpoint
 from flowtap.config.tunnels import tunnel_to
+from flowtap.config.values import Address
 from flowtap.delivery.guard import GuardPlan
 from flowtap.diagnosis import clock, files, firewall, kernel, network, probes, running, strongswan
 from flowtap.diagnosis.finding import Finding, Unknown, unknown
@@ -25,11 +26,9 @@ if TYPE_CHECKING:
     from flowtap.config.tunnels import TunnelSection
     from flowtap.diagnosis.strongswan import StrongSwan
 
-    Address = IPv4Address | IPv6Address
-
 __all__ = ["Answers", "examine", "examine_host", "openings", "openings_before"]
 
-_Endpoint = tuple[str, IPv4Address | IPv6Address, int]
+_Endpoint = tuple[str, Address, int]
 _IKE_PORTS = (500, 4_500)
 
 

@@ -10,12 +10,10 @@ from flowtap.diagnosis.finding import Finding, Unknown, fail, ok, unknown, warn
 
 if TYPE_CHECKING:
     from collections.abc import Collection
-    from ipaddress import IPv4Address, IPv6Address
 
     from flowtap.config.schema import ContentDestinationSection
     from flowtap.config.tunnels import TunnelSection
-
-    Address = IPv4Address | IPv6Address
+    from flowtap.config.values import Address
 
 __all__ = [
     "Interface",
