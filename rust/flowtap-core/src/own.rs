@@ -176,6 +176,8 @@ struct Earlier {
     copies: Copies,
     /// When the first of them went; None before anybody has told the time.
     since_ns: Option<u64>,
+    /// Whether others that go belong to the next slice.
+    is_over: bool,
 }
 
 /// What belongs to the tap: its control channels, the tunnels that it uses and, by the destinations of the present table,
@@ -188,7 +190,6 @@ pub struct OwnTraffic {
     source: Option<OwnSource>,
     copies: Copies,
     earlier: Vec<Earlier>,
-    now_ns: Option<u64>,
 }
 
 impl OwnTraffic {
@@ -221,28 +222,23 @@ impl OwnTraffic {
         if before.is_part_of(&self.copies) {
             return;
         }
-        let is_lately = |earlier: &Earlier| {
-            let ended_ns = earlier
-                .since_ns
-                .map(|since_ns| since_ns.saturating_add(SLICE_NS));
-            self.now_ns < ended_ns || ended_ns.is_none()
-        };
-        if let Some(last) = self.earlier.last_mut().filter(|last| is_lately(last)) {
-            last.copies.unite(before);
-        } else {
-            self.earlier.push(Earlier {
+        match self.earlier.last_mut() {
+            Some(last) if !last.is_over => last.copies.unite(before),
+            _ => self.earlier.push(Earlier {
                 copies: before,
-                since_ns: self.now_ns,
-            });
+                since_ns: None,
+                is_over: false,
+            }),
         }
     }
 
     /// Forgets copies of tables that are gone for long enough.
     pub(crate) fn pass_time(&mut self, now_ns: u64) {
-        self.now_ns = Some(now_ns);
         self.earlier.retain_mut(|earlier| {
             let since_ns = *earlier.since_ns.get_or_insert(now_ns);
-            now_ns < since_ns.saturating_add(SLICE_NS + EARLIER_NS)
+            let age_ns = now_ns.saturating_sub(since_ns);
+            earlier.is_over |= age_ns >= SLICE_NS;
+            age_ns < SLICE_NS + EARLIER_NS
         });
     }
 
