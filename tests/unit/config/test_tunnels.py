@@ -6,13 +6,15 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from sections import HOW_TO
 
 from flowtap.config import load
 from flowtap.delivery.paths import Path as ProtectedWay
 from flowtap.delivery.paths import Paths
 from flowtap.errors import ConfigurationError
 
-GOOD = """
+GOOD = (
+    """
 [element]
 interfaces = ["eth0"]
 [login.class.tasker]
@@ -32,18 +34,16 @@ spool = "disk"
 address = "192.0.2.9"
 port = 30000
 source_address = "192.0.2.1"
-[tunnel.ttp]
-local_gateway = "100.100.100.100"
-remote_gateway = "123.123.123.123"
-local_networks = ["100.100.100.101/32"]
-remote_networks = ["2.2.2.0/27"]
-pre_shared_key_file = "psk"
+"""
+    + HOW_TO
+    + """
 spool_octets = 1000000
 resend_s = 20
 [dtcp.ssh]
 listen = ["127.0.0.1:32001"]
 host_key_file = "host_key"
 """
+)
 
 
 def write(directory: Path, text: str) -> Path:
